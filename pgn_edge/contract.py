@@ -1,0 +1,121 @@
+"""The facts that travel with every engine, so that two files can be checked against each other before they run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from pgn_edge.errors import EngineError
+from pgn_edge.geometry import Geometry
+from pgn_edge.preprocess import Preprocess
+
+PREFIX = "pgn_edge."
+SCHEMA = 1
+Role = Literal["vit", "pgn"]
+Precision = Literal["fp32", "fp16"]
+Output = Literal["embedding", "logits", "canvas"]
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """Facts of a ViT engine, or of a PGN engine and the ViT it was made for.
+
+    Args:
+        role: which of the two.
+        backbone: the ViT's name as the user typed it.
+        fingerprint: sha256 over W, b, E and the pre-norm of the ViT.
+        geometry: the canvas.
+        preprocess: how a frame becomes the image on the canvas, and its normalisation.
+        precision: of the arithmetic inside; the canvas itself is float32 in both.
+        opset: of the ONNX graph.
+        output: what the engine returns.
+    """
+
+    role: Role
+    backbone: str
+    fingerprint: str
+    geometry: Geometry
+    preprocess: Preprocess
+    precision: Precision
+    opset: int
+    output: Output
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that `from_json` reads back."""
+        return {
+            "schema": SCHEMA,
+            "role": self.role,
+            "backbone": self.backbone,
+            "fingerprint": self.fingerprint,
+            "geometry": self.geometry.to_json(),
+            "preprocess": self.preprocess.to_json(),
+            "precision": self.precision,
+            "opset": self.opset,
+            "output": self.output,
+        }
+
+    def to_metadata(self) -> dict[str, str]:
+        """The same as ONNX metadata_props: one `pgn_edge.<field>` key each, values in JSON."""
+        return {PREFIX + key: json.dumps(value) for key, value in self.to_json().items()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], source: str) -> EngineFacts:
+        """Read what `to_json` wrote.
+
+        Args:
+            data: the JSON object.
+            source: the file it came from, for messages.
+
+        Raises:
+            EngineError: a field is missing, unknown, or of another schema.
+            GeometryError: geometry or preprocessing do not make sense.
+        """
+        if data.get("schema") != SCHEMA:
+            raise EngineError(
+                source,
+                expected=f"an engine exported by pgn-edge (facts of schema {SCHEMA})",
+                got=f"schema {data['schema']!r}" if "schema" in data else "no pgn_edge facts",
+                do="make it with: pgn-edge export-vit BACKBONE -o vit.onnx",
+            )
+        try:
+            facts = cls(
+                role=data["role"],
+                backbone=str(data["backbone"]),
+                fingerprint=str(data["fingerprint"]),
+                geometry=Geometry.from_json(data["geometry"]),
+                preprocess=Preprocess.from_json(data["preprocess"]),
+                precision=data["precision"],
+                opset=int(data["opset"]),
+                output=data["output"],
+            )
+        except (KeyError, TypeError, ValueError) as exc:
+            raise _unreadable(source, f"{type(exc).__name__}: {exc}") from exc
+        for value, choices in ((facts.role, Role), (facts.precision, Precision), (facts.output, Output)):
+            if value not in get_args(choices):
+                raise _unreadable(source, repr(value))
+        return facts
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], source: str) -> EngineFacts:
+        """Read what `to_metadata` wrote.
+
+        Raises:
+            EngineError: as `from_json`, or a value is not JSON.
+        """
+        try:
+            data = {
+                key.removeprefix(PREFIX): json.loads(value)
+                for key, value in metadata.items()
+                if key.startswith(PREFIX)
+            }
+        except json.JSONDecodeError as exc:
+            raise _unreadable(source, str(exc)) from exc
+        return cls.from_json(data, source)
+
+
+def _unreadable(source: str, got: str) -> EngineError:
+    return EngineError(
+        source, expected="readable pgn_edge facts", got=got, do="export the file again with this version"
+    )

@@ -1,0 +1,89 @@
+"""Every error that pgn-edge raises on purpose.
+
+PgnEdgeError
+├── CheckpointError    a training checkpoint cannot be used
+├── BundleError        a task bundle (task.pgn) cannot be used
+├── GeometryError      sizes, slots and layouts that do not fit together
+├── EngineError        an engine cannot be opened, or failed while it ran
+├── PairingError       a task and a ViT engine were not made for each other
+├── ExportError        an export was refused
+│   ├── InversionError     prompt inversion would not be exact
+│   └── ParityError        a rung of the parity ladder failed
+├── DataError          images, videos or data sets cannot be read
+├── OutputError        a result cannot be written
+└── MissingExtraError  an optional dependency is not installed
+
+Each carries what was expected, what came and what to do about it, and reads as one line.
+"""
+
+from __future__ import annotations
+
+
+class PgnEdgeError(Exception):
+    """Root of the tree: one line that says what was expected, what came, and what to do.
+
+    Args:
+        subject: the file, option or object that the sentence is about.
+        expected: what would have been right.
+        got: what came instead.
+        do: what the user can do now.
+    """
+
+    def __init__(self, subject: str, *, expected: str, got: str, do: str) -> None:
+        self.subject = subject
+        self.expected = expected
+        self.got = got
+        self.do = do
+        super().__init__(f"{subject}: expected {expected}, got {got}; {do}")
+
+
+class CheckpointError(PgnEdgeError):
+    """A training checkpoint is damaged, foreign, or made for something else."""
+
+
+class BundleError(PgnEdgeError):
+    """A task bundle is damaged, foreign, or of another version."""
+
+
+class GeometryError(PgnEdgeError):
+    """Sizes, prompt slots and layouts do not fit together."""
+
+
+class EngineError(PgnEdgeError):
+    """An engine cannot be opened, or failed while it ran."""
+
+
+class PairingError(PgnEdgeError):
+    """A task and a ViT engine were not made for each other."""
+
+
+class ExportError(PgnEdgeError):
+    """An export was refused."""
+
+
+class InversionError(ExportError):
+    """Prompt inversion would not be exact for this projection and library."""
+
+
+class ParityError(ExportError):
+    """A rung of the parity ladder is outside its limit."""
+
+
+class DataError(PgnEdgeError):
+    """Images, videos or data sets cannot be read."""
+
+
+class OutputError(PgnEdgeError):
+    """A result cannot be written."""
+
+
+class MissingExtraError(PgnEdgeError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            package,
+            expected="the package to be installed",
+            got="no such module",
+            do=f"run: pip install 'pgn-edge[{extra}]'",
+        )

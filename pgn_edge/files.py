@@ -1,0 +1,75 @@
+"""Writing files so that a reader sees the old one or the new one, never half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from pgn_edge.errors import OutputError
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Give a temporary name beside `path`; on success it is synced and renamed, on failure removed.
+
+    The temporary name keeps the suffix of `path`, since some writers choose the format by it.
+
+    Args:
+        path: final name; its folder must exist.
+
+    Yields:
+        The temporary name, an empty file.
+
+    Raises:
+        OutputError: the folder does not exist, is not writable, or the disk is full.
+    """
+    final = Path(path)
+    temporary = final.with_name(f".{final.stem}.{secrets.token_hex(4)}{final.suffix}")
+    try:
+        temporary.touch(exist_ok=False)
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(final)
+        _sync_folder(final.parent)
+    except OSError as exc:
+        raise OutputError(
+            str(final),
+            expected="a path that can be written",
+            got=exc.strerror or str(exc),
+            do="check that the folder exists, is writable and has free space",
+        ) from exc
+    finally:
+        with contextlib.suppress(OSError):  # the folder itself may be what is missing
+            temporary.unlink()
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write `data` to `path` whole or not at all.
+
+    Raises:
+        OutputError: as `atomic_write`.
+    """
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8 to `path` whole or not at all.
+
+    Raises:
+        OutputError: as `atomic_write`.
+    """
+    write_bytes(path, text.encode())
+
+
+def _sync_folder(folder: Path) -> None:
+    # A rename survives a power cut only once the folder itself is on disk.
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,173 @@
+"""From a camera frame to the image of the PGN engine: one object, the same code in training and at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+from PIL import Image
+
+from pgn_edge.errors import DataError, GeometryError
+
+Fit = Literal["crop", "squash"]
+Filter = Literal["antialiased-bicubic", "fast"]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a frame of any size becomes the uint8 image of a PGN engine.
+
+    Args:
+        size_hw: size (H, W) of the result in pixels.
+        fit: `crop` resizes the shorter side and cuts the centre (CLIP's rule); `squash` resizes both sides.
+        filter: `antialiased-bicubic` equals Pillow's bicubic to within 1/255; `fast` is OpenCV's area filter
+            when shrinking and bilinear when growing, and changes embeddings (bundles record it).
+        mean: per channel, of pixels divided by 255, RGB order.
+        std: likewise; the engines normalise inside, x = (pixel / 255 - mean) / std.
+    """
+
+    size_hw: tuple[int, int]
+    fit: Fit = "crop"
+    filter: Filter = "antialiased-bicubic"
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (("fit", self.fit, Fit), ("filter", self.filter, Filter)):
+            if value not in get_args(choices):
+                raise GeometryError(
+                    f"preprocess {name}",
+                    expected=" or ".join(get_args(choices)),
+                    got=repr(value),
+                    do="choose one of them",
+                )
+        if min(self.size_hw) < 1 or min(self.std) <= 0:
+            raise GeometryError(
+                "preprocess",
+                expected="a positive size and positive standard deviations",
+                got=f"size {self.size_hw}, std {self.std}",
+                do="export the file again",
+            )
+
+    def with_size(self, size_hw: tuple[int, int]) -> Preprocess:
+        """The same preprocessing to another size; `squash` where the aspect ratio changes too."""
+        same = self.size_hw[0] * size_hw[1] == self.size_hw[1] * size_hw[0]
+        return replace(self, size_hw=size_hw, fit=self.fit if same else "squash")
+
+    def __call__(self, frame_rgb: np.ndarray) -> np.ndarray:
+        """Resize one frame.
+
+        Args:
+            frame_rgb: (h, w, 3) uint8 RGB, any size from 1 x 1.
+
+        Returns:
+            (H, W, 3) uint8 RGB, contiguous.
+
+        Raises:
+            DataError: not an (h, w, 3) uint8 array.
+        """
+        check_frame(frame_rgb)
+        if frame_rgb.shape[:2] == self.size_hw:
+            return np.ascontiguousarray(frame_rgb)
+        box = self._box(*frame_rgb.shape[:2])
+        resize = _resize_pillow if self.filter == "antialiased-bicubic" else _resize_fast
+        return resize(frame_rgb, self.size_hw, box)
+
+    def normalise(self, images_nhwc: np.ndarray) -> np.ndarray:
+        """uint8 (B, H, W, 3) RGB -> float32 (B, 3, H, W), x = (pixel / 255 - mean) / std, as the engines do it."""
+        scale, shift = self.affine()
+        return np.ascontiguousarray(images_nhwc.transpose(0, 3, 1, 2) * scale + shift)
+
+    def affine(self) -> tuple[np.ndarray, np.ndarray]:
+        """Scale and shift, float32 (3, 1, 1), so that x = pixel * scale + shift."""
+        mean, std = (np.asarray(v, np.float64).reshape(3, 1, 1) for v in (self.mean, self.std))
+        return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+
+    def _box(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """Part of the frame (x0, y0, x1, y1) that fills the result.
+
+        For `crop` these are the source coordinates of torchvision's `Resize(shorter side)` then `CenterCrop`, with
+        their integer roundings; resampling the box alone gives the same pixels without resizing what is cut off.
+        """
+        if self.fit == "squash":
+            return 0.0, 0.0, float(width), float(height)
+        out_h, out_w = self.size_hw
+        scale = max(out_h / height, out_w / width)
+        full_h = out_h if scale == out_h / height else int(height * scale)
+        full_w = out_w if scale == out_w / width else int(width * scale)
+        full_h, full_w = max(full_h, out_h), max(full_w, out_w)
+        top, left = round((full_h - out_h) / 2), round((full_w - out_w) / 2)
+        x_scale, y_scale = width / full_w, height / full_h
+        x0, y0 = left * x_scale, top * y_scale
+        return x0, y0, min(x0 + out_w * x_scale, width), min(y0 + out_h * y_scale, height)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that `from_json` reads back."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Preprocess:
+        """Read what `to_json` wrote.
+
+        Raises:
+            GeometryError: a field is missing or has the wrong type.
+        """
+        try:
+            height, width = (int(side) for side in data["size_hw"])
+            mean_r, mean_g, mean_b = (float(v) for v in data["mean"])
+            std_r, std_g, std_b = (float(v) for v in data["std"])
+            return cls(
+                (height, width),
+                data["fit"],
+                data["filter"],
+                (mean_r, mean_g, mean_b),
+                (std_r, std_g, std_b),
+            )
+        except (KeyError, TypeError, ValueError) as exc:
+            raise GeometryError(
+                "preprocess",
+                expected="size_hw, fit, filter, mean and std",
+                got=repr(data),
+                do="export the file again",
+            ) from exc
+
+
+def check_frame(frame: np.ndarray) -> None:
+    """Refuse what is not a colour frame.
+
+    Raises:
+        DataError: not a non-empty (h, w, 3) uint8 array.
+    """
+    if not isinstance(frame, np.ndarray):
+        got = type(frame).__name__
+    elif frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
+        got = f"{frame.dtype} {frame.shape}"
+    else:
+        return
+    raise DataError(
+        "frame",
+        expected="a uint8 array (height, width, 3)",
+        got=got,
+        do="convert it first, for example with cv2.cvtColor",
+    )
+
+
+def _resize_pillow(
+    frame: np.ndarray, size_hw: tuple[int, int], box: tuple[float, float, float, float]
+) -> np.ndarray:
+    image = Image.fromarray(frame)
+    return np.array(image.resize(size_hw[::-1], Image.Resampling.BICUBIC, box=box))
+
+
+def _resize_fast(
+    frame: np.ndarray, size_hw: tuple[int, int], box: tuple[float, float, float, float]
+) -> np.ndarray:
+    import cv2
+
+    x0, y0, x1, y1 = (round(side) for side in box)
+    part = frame[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
+    shrinks = part.shape[0] >= size_hw[0] and part.shape[1] >= size_hw[1]
+    kind = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(part, size_hw[::-1], interpolation=kind))
