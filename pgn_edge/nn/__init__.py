@@ -1,0 +1,1 @@
+"""Torch side of the core: generators, the token library, frozen ViT adapters."""

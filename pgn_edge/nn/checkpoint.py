@@ -1,0 +1,149 @@
+"""The training checkpoint: all that export needs, but not the ViT. Never unpickled."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pgn_edge.errors import CheckpointError, PgnEdgeError
+from pgn_edge.files import write_bytes
+from pgn_edge.geometry import Geometry
+from pgn_edge.heads import Head
+from pgn_edge.nn.pgn import PGN, PgnConfig
+from pgn_edge.preprocess import Preprocess
+
+FORMAT = "pgn-edge checkpoint"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained task.
+
+    Args:
+        name: short name of the task.
+        backbone: the frozen ViT it was trained with, as the user typed it.
+        fingerprint: of that ViT.
+        geometry: the canvas.
+        preprocess: frame -> image of the PGN.
+        pgn: the trained PGN, in evaluation mode.
+        head: the classifier on embeddings.
+        golden_images: (M, H, W, 3) uint8 RGB validation images, for the parity ladder and the golden pair.
+        provenance: data set, training configuration, seed and measured accuracies; JSON values only.
+    """
+
+    name: str
+    backbone: str
+    fingerprint: str
+    geometry: Geometry
+    preprocess: Preprocess
+    pgn: PGN
+    head: Head
+    golden_images: np.ndarray
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Write `checkpoint` whole or not at all.
+
+    Raises:
+        OutputError: the path cannot be written.
+    """
+    head = {name: torch.from_numpy(a) for name, a in checkpoint.head.to_arrays().items() if name != "kind"}
+    data = {
+        "format": FORMAT,
+        "schema": SCHEMA,
+        "name": checkpoint.name,
+        "backbone": checkpoint.backbone,
+        "fingerprint": checkpoint.fingerprint,
+        "geometry": checkpoint.geometry.to_json(),
+        "preprocess": checkpoint.preprocess.to_json(),
+        "pgn": asdict(checkpoint.pgn.config),
+        "state": {name: tensor.cpu() for name, tensor in checkpoint.pgn.state_dict().items()},
+        "head": {**head, "kind": checkpoint.head.kind, "labels": list(checkpoint.head.labels)},
+        "golden_images": torch.from_numpy(checkpoint.golden_images),
+        "provenance": dict(checkpoint.provenance),
+    }
+    save_tensors(path, data)
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read and verify a checkpoint.
+
+    Raises:
+        CheckpointError: no such file, truncated, holds pickled code, not from pgn-edge, of another schema, or holds
+            values that are not finite.
+    """
+    source = str(path)
+    data = load_tensors(path)
+    if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("schema") != SCHEMA:
+        got = sorted(map(str, data))[:4] if isinstance(data, dict) else type(data).__name__
+        raise _refuse(source, f"a {FORMAT} of schema {SCHEMA}", f"{got}")
+    try:
+        pgn = PGN(PgnConfig.from_json(data["pgn"]))
+        pgn.load_state_dict(data["state"])
+        raw = dict(data["head"])
+        kind, labels = np.array(raw.pop("kind")), tuple(str(label) for label in raw.pop("labels"))
+        head = Head.from_arrays({"kind": kind, **{k: v.numpy() for k, v in raw.items()}}, labels)
+        checkpoint = Checkpoint(
+            name=str(data["name"]),
+            backbone=str(data["backbone"]),
+            fingerprint=str(data["fingerprint"]),
+            geometry=Geometry.from_json(data["geometry"]),
+            preprocess=Preprocess.from_json(data["preprocess"]),
+            pgn=pgn.eval(),
+            head=head,
+            golden_images=data["golden_images"].numpy(),
+            provenance=data["provenance"],
+        )
+    except PgnEdgeError as exc:
+        raise _refuse(source, "a checkpoint that makes sense", str(exc)) from exc
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as exc:
+        raise _refuse(source, "a whole checkpoint", f"{type(exc).__name__}: {exc}".split("\n")[0]) from exc
+    bad = [name for name, tensor in pgn.state_dict().items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise _refuse(source, "finite weights", f"NaN or Inf in {bad[0]}")
+    return checkpoint
+
+
+def save_tensors(path: str | Path, data: Mapping[str, Any]) -> None:
+    """`torch.save`, whole or not at all.
+
+    Raises:
+        OutputError: the path cannot be written.
+    """
+    out = io.BytesIO()
+    torch.save(dict(data), out)
+    write_bytes(path, out.getvalue())
+
+
+def load_tensors(path: str | Path) -> Any:
+    """`torch.load` that runs no code from the file.
+
+    Raises:
+        CheckpointError: no such file, truncated, or it holds pickled code.
+    """
+    source = str(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as exc:
+        raise CheckpointError(
+            source, expected="a checkpoint", got="no such file", do="check the path"
+        ) from exc
+    except pickle.UnpicklingError as exc:
+        raise _refuse(source, "tensors and plain values only", "pickled code, or no checkpoint at all") from exc
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError) as exc:
+        raise _refuse(source, "a whole torch file", f"{type(exc).__name__}: {exc}".split("\n")[0]) from exc
+
+
+def _refuse(source: str, expected: str, got: str) -> CheckpointError:
+    return CheckpointError(
+        source, expected=expected, got=got, do="copy the file again, or make it with: pgn-edge train -o ckpt.pt"
+    )
