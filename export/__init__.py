@@ -1,0 +1,1 @@
+"""From a training checkpoint to a task bundle, and from a frozen ViT to a slot-aware engine."""

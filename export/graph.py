@@ -1,0 +1,68 @@
+"""From a torch module to a checked ONNX graph that says what it is."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import onnx
+import torch
+from torch import nn
+
+from pgn_edge.contract import EngineFacts
+from pgn_edge.errors import MissingExtraError
+
+OPSET = 20  # Gelu and LayerNormalization are single nodes, and TensorRT 10.3 reads it
+
+
+def to_onnx(module: nn.Module, example: torch.Tensor, facts: EngineFacts) -> onnx.ModelProto:
+    """Export a module with one input and one output and a free batch size.
+
+    Args:
+        module: in evaluation mode.
+        example: an input with a batch of 2; a batch of 1 would be taken as a constant.
+        facts: become metadata_props; role and output name the tensors.
+
+    Returns:
+        A model that passes onnx's full check, in float32.
+
+    Raises:
+        MissingExtraError: onnxscript, which torch's exporter needs, is not installed.
+    """
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError as exc:
+        raise MissingExtraError("onnxscript", "export") from exc
+    input_name = "image" if facts.role == "pgn" else "canvas"
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations, nothing that a user could act on
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=[input_name],
+            output_names=[facts.output],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+        )
+    assert program is not None
+    model = program.model_proto
+    return finish(model, facts)
+
+
+def finish(model: onnx.ModelProto, facts: EngineFacts) -> onnx.ModelProto:
+    """Write the facts into a model, drop the exporter's traces of this machine, and check it fully."""
+    for node in model.graph.node:
+        del node.metadata_props[:]  # stack traces with file paths
+        node.doc_string = ""
+    for info in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        del info.metadata_props[:]
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    model.graph.name = facts.role
+    model.producer_name, model.producer_version = "pgn-edge", ""
+    onnx.helper.set_model_props(model, facts.to_metadata())
+    onnx.checker.check_model(model, full_check=True)
+    return model

@@ -1,0 +1,113 @@
+"""The parity ladder: from prompt tokens in torch, step by step, to the engine that ships."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from pgn_edge.agreement import Agreement, compare, limits
+from pgn_edge.contract import Precision
+from pgn_edge.errors import MissingExtraError, ParityError
+from pgn_edge.heads import Head
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step of the ladder against the reference, torch with the prompts given as tokens.
+
+    Args:
+        name: what was run, for example `onnxruntime fp16`.
+        precision: whose limits it is held against.
+        agreement: what was measured on the golden frames.
+    """
+
+    name: str
+    precision: Precision
+    agreement: Agreement
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is within the limits."""
+        return self.agreement.within(self.precision)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object for manifests and reports."""
+        agreement = self.agreement
+        return {
+            "rung": self.name,
+            "max_abs": agreement.max_abs,
+            "cosine": agreement.cosine,
+            "top1_flips": agreement.top1_flips,
+            "frames": agreement.frames,
+            "passed": self.passed,
+        }
+
+
+class Ladder:
+    """Collects rungs against one reference.
+
+    Args:
+        reference: (M, D) float32 embeddings.
+        head: says what a top-1 flip is.
+    """
+
+    def __init__(self, reference: np.ndarray, head: Head) -> None:
+        self.reference, self.head = reference, head
+        self.rungs: list[Rung] = []
+
+    def climb(self, name: str, precision: Precision, embedding: np.ndarray) -> None:
+        """Add one rung: embeddings (M, D) of what `name` computed."""
+        self.rungs.append(Rung(name, precision, compare(self.reference, embedding, self.head)))
+
+
+def require_parity(rungs: Sequence[Rung]) -> None:
+    """Name the first rung that failed.
+
+    Raises:
+        ParityError: one did.
+    """
+    for rung in rungs:
+        if not rung.passed:
+            raise ParityError(
+                f"parity rung '{rung.name}'",
+                expected=limits(rung.precision),
+                got=str(rung.agreement),
+                do="export without --fp16, or accept it with --allow-drift",
+            )
+
+
+def run_onnx(model: onnx.ModelProto, batch: np.ndarray) -> np.ndarray:
+    """Run a graph with one input and one output on ONNX Runtime's CPU provider, a few frames at a time.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as exc:
+        raise MissingExtraError("onnxruntime", "cpu") from exc
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    name = session.get_inputs()[0].name
+    return np.concatenate([session.run(None, {name: part})[0] for part in pieces(batch)])
+
+
+@torch.no_grad()
+def run_torch(module: torch.nn.Module, batch: np.ndarray) -> np.ndarray:
+    """Run a module with one input on the CPU, a few frames at a time."""
+    return np.concatenate([module(torch.from_numpy(part)).numpy() for part in pieces(batch)])
+
+
+def pieces(batch: np.ndarray) -> list[np.ndarray]:
+    """Cut a batch into parts of at most `BATCH` frames."""
+    return [batch[start : start + BATCH] for start in range(0, len(batch), BATCH)]
