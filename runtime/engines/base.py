@@ -1,0 +1,99 @@
+"""What every engine is: named tensors in, named tensors out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from pgn_edge.errors import EngineError
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Shape and type of one tensor of an engine.
+
+    Args:
+        shape: sizes; None where the size is free (the batch).
+        dtype: numpy type.
+    """
+
+    shape: tuple[int | None, ...]
+    dtype: np.dtype
+
+    def accepts(self, array: np.ndarray) -> bool:
+        """Whether `array` has this type, and this shape where it is fixed."""
+        return (
+            array.dtype == self.dtype
+            and array.ndim == len(self.shape)
+            and all(want in (None, have) for want, have in zip(self.shape, array.shape, strict=True))
+        )
+
+    def __str__(self) -> str:
+        return f"{self.dtype} ({', '.join('batch' if size is None else str(size) for size in self.shape)})"
+
+
+class Engine(Protocol):
+    """A compiled network. One thread at a time may call it; outputs belong to the caller."""
+
+    @property
+    def name(self) -> str:
+        """The file it came from, for messages."""
+
+    @property
+    def device(self) -> str:
+        """Where and with what it runs, for reports."""
+
+    @property
+    def inputs(self) -> Mapping[str, TensorSpec]:
+        """Its inputs by name."""
+
+    @property
+    def outputs(self) -> Mapping[str, TensorSpec]:
+        """Its outputs by name."""
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """Facts that the file carries about itself."""
+
+    def infer(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run once.
+
+        Args:
+            feeds: one array for each input, of its type and shape.
+
+        Returns:
+            Every output by name, in arrays that the caller owns.
+
+        Raises:
+            EngineError: wrong names, types or shapes, or the engine failed.
+        """
+
+    def close(self) -> None:
+        """Give its memory back; calling twice does no harm."""
+
+
+def check_feeds(engine: Engine, feeds: Mapping[str, np.ndarray]) -> None:
+    """Refuse feeds that do not fit, with both shapes in the message.
+
+    Raises:
+        EngineError: a name, type or shape is wrong.
+    """
+    if feeds.keys() != engine.inputs.keys():
+        raise EngineError(
+            engine.name,
+            expected=f"inputs {sorted(engine.inputs)}",
+            got=f"{sorted(feeds)}",
+            do="name each input once",
+        )
+    for name, array in feeds.items():
+        spec = engine.inputs[name]
+        if not spec.accepts(array):
+            raise EngineError(
+                f"{engine.name}: {name}",
+                expected=str(spec),
+                got=f"{array.dtype} {array.shape}",
+                do="give it the shape and type that it was exported for",
+            )

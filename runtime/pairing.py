@@ -1,0 +1,80 @@
+"""Whether a task and a ViT engine belong together: first on paper, then on the device."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pgn_edge.agreement import compare, limits
+from pgn_edge.bundle import Bundle
+from pgn_edge.contract import EngineFacts, Precision
+from pgn_edge.errors import PairingError
+from pgn_edge.runtime.engines.base import Engine
+
+# Largest error of the prompt rows as a share of their largest value: rounding of each format through the small CNN.
+PROMPT_TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 5e-2}
+IMAGE_TOLERANCE = 1e-4
+
+
+def check_facts(vit: EngineFacts, task: EngineFacts, task_name: str) -> None:
+    """Compare what the two files say of themselves.
+
+    Raises:
+        PairingError: another ViT, another canvas, another normalisation, or files in each other's place.
+    """
+    pairs = {
+        "roles": (("vit", "pgn"), (vit.role, task.role)),
+        "ViT fingerprint": (task.fingerprint, vit.fingerprint),
+        "canvas": (task.geometry, vit.geometry),
+        "normalisation": (
+            (task.preprocess.mean, task.preprocess.std),
+            (vit.preprocess.mean, vit.preprocess.std),
+        ),
+    }
+    for what, (wanted, found) in pairs.items():
+        if wanted != found:
+            raise PairingError(
+                f"task {task_name}: {what}",
+                expected=f"{wanted} ({task.backbone})",
+                got=f"{found} ({vit.backbone})",
+                do="export the ViT with the backbone, --prompts and --layout that the task was trained for",
+            )
+
+
+def check_golden(bundle: Bundle, vit: Engine, vit_facts: EngineFacts, pgn: Engine) -> None:
+    """Run the golden pair on this device.
+
+    Raises:
+        PairingError: canvas, embedding or class differ from what export stored.
+        EngineError: an engine failed.
+    """
+    golden, facts = bundle.golden, bundle.facts
+    canvas = np.concatenate([pgn.infer({"image": image[None]})["canvas"] for image in golden.images])
+    top = facts.geometry.content_hw[0]
+    image_error = _largest(canvas[:, :, :top] - facts.preprocess.normalise(golden.images))
+    if not image_error <= IMAGE_TOLERANCE:
+        raise _mismatch(bundle, "image part of the canvas", f"error at most {IMAGE_TOLERANCE:g}", image_error)
+    size = max(_largest(golden.prompt_rows), 1e-12)
+    prompt_error = _largest(canvas[:, :, top:] - golden.prompt_rows) / size
+    limit = PROMPT_TOLERANCE[facts.precision]
+    if not prompt_error <= limit:
+        raise _mismatch(bundle, "prompt rows of the canvas", f"relative error at most {limit:g}", prompt_error)
+    embedding = np.concatenate([vit.infer({"canvas": one[None]})[vit_facts.output] for one in canvas])
+    agreement = compare(golden.embedding, embedding, bundle.head)
+    precision: Precision = "fp32" if (facts.precision, vit_facts.precision) == ("fp32", "fp32") else "fp16"
+    if not agreement.within(precision):
+        raise _mismatch(bundle, "embedding", limits(precision), agreement)
+    if bundle.head.logits(embedding).argmax(axis=1).tolist() != golden.top1.tolist():
+        raise _mismatch(bundle, "class", "the stored top-1 on every golden frame", agreement)
+
+
+def _largest(array: np.ndarray) -> float:
+    return float(np.abs(array).max(initial=0.0))
+
+
+def _mismatch(bundle: Bundle, what: str, expected: str, got: object) -> PairingError:
+    return PairingError(
+        f"task {bundle.name}: golden {what}",
+        expected=expected,
+        got=str(got),
+        do="export task and ViT again, or compile for this device again",
+    )

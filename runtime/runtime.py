@@ -1,0 +1,197 @@
+"""One frozen ViT engine and any number of tasks beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+
+import numpy as np
+
+from pgn_edge.bundle import Bundle, read_bundle
+from pgn_edge.contract import EngineFacts
+from pgn_edge.errors import EngineError, PairingError
+from pgn_edge.preprocess import check_frame
+from pgn_edge.runtime.engines import Engine, OnnxRuntimeEngine, OrtOptions, open_engine
+from pgn_edge.runtime.pairing import check_facts, check_golden
+from pgn_edge.runtime.result import Result
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    bundle: Bundle
+    pgn: Engine
+
+
+class Runtime:
+    """Pairs task bundles with a separately compiled ViT engine, and runs frames through both.
+
+    Every task is checked against the ViT (fingerprint, geometry, normalisation), and must reproduce its golden pair on
+    this device, before its first frame. One thread at a time may call a Runtime; results belong to the caller.
+
+    Args:
+        vit: a ViT engine file from `pgn-edge export-vit`, or an engine that is already open.
+        tasks: bundles by name.
+        threads: CPU threads of each engine; 0 takes one for each core.
+
+    Raises:
+        EngineError: the ViT engine cannot be opened, or is no export of ours.
+        BundleError: a bundle is damaged.
+        PairingError: a task was not made for this ViT, or does not reproduce its golden pair.
+    """
+
+    def __init__(
+        self, vit: str | Path | Engine, tasks: Mapping[str, str | Path] | None = None, *, threads: int = 0
+    ) -> None:
+        self._threads = threads
+        self._tasks: dict[str, _Task] = {}
+        self._vit = open_engine(vit, OrtOptions(threads=threads)) if isinstance(vit, str | Path) else vit
+        try:
+            self.facts = EngineFacts.from_metadata(self._vit.metadata, self._vit.name)
+            for name, path in (tasks or {}).items():
+                self.add(name, path)
+        except BaseException:
+            self.close()
+            raise
+
+    def add(self, name: str, path: str | Path) -> None:
+        """Load, check and prove a task; the runtime is as before if anything fails.
+
+        Raises:
+            BundleError: the bundle is damaged.
+            PairingError: the name is taken, or the task does not belong to this ViT.
+        """
+        if name in self._tasks:
+            raise PairingError(
+                f"task {name}", expected="a new name", got="one that is taken", do="choose another name"
+            )
+        bundle = read_bundle(path)
+        check_facts(self.facts, bundle.facts, name)
+        # The small engine must not keep its threads spinning: the ViT needs the cores right after it.
+        options = OrtOptions(threads=self._threads, spin=False)
+        pgn = OnnxRuntimeEngine(bundle.pgn_onnx, f"{path}: pgn.onnx", options)
+        try:
+            check_golden(bundle, self._vit, self.facts, pgn)
+        except BaseException:
+            pgn.close()
+            raise
+        self._tasks[name] = _Task(bundle, pgn)
+
+    @property
+    def tasks(self) -> dict[str, Bundle]:
+        """Loaded bundles by name."""
+        return {name: task.bundle for name, task in self._tasks.items()}
+
+    @property
+    def vit(self) -> Engine:
+        """The ViT engine."""
+        return self._vit
+
+    def infer(self, task: str, frame_bgr: np.ndarray) -> Result:
+        """Answer one frame.
+
+        Args:
+            task: name of a loaded task.
+            frame_bgr: (h, w, 3) uint8 BGR, as OpenCV delivers it, any size.
+
+        Raises:
+            PairingError: no such task.
+            DataError: not a colour frame.
+            EngineError: an engine failed.
+        """
+        return self.infer_batch([(task, frame_bgr)])[0]
+
+    def infer_batch(self, frames: Sequence[tuple[str, np.ndarray]]) -> list[Result]:
+        """Answer frames of any tasks with one pass of the ViT.
+
+        Args:
+            frames: (task name, frame) pairs, frames as in `infer`.
+
+        Returns:
+            One result for each, in order; their timings are those of the batch.
+
+        Raises:
+            PairingError, DataError, EngineError: as `infer`; then no frame is answered.
+        """
+        if not frames:
+            return []
+        tasks = [self._task(name) for name, _ in frames]
+        timings: dict[str, float] = {}
+        with _timed(timings, "preprocess"):
+            images = [self._image(task, frame) for task, (_, frame) in zip(tasks, frames, strict=True)]
+        with _timed(timings, "pgn"):
+            canvases = self._canvases(tasks, images)
+        with _timed(timings, "vit"):
+            embeddings = self._vit.infer({"canvas": canvases})[self.facts.output]
+        with _timed(timings, "head"):
+            scores = [
+                task.bundle.head.scores(embeddings[i : i + 1])[0] for i, task in enumerate(tasks)
+            ]
+        timings["total"] = sum(timings.values())
+        return [
+            _result(name, task.bundle, score, embedding, canvas, timings)
+            for (name, _), task, score, embedding, canvas in zip(
+                frames, tasks, scores, embeddings, canvases, strict=True
+            )
+        ]
+
+    def close(self) -> None:
+        """Close every engine; calling twice does no harm."""
+        for task in self._tasks.values():
+            task.pgn.close()
+        self._tasks.clear()
+        self._vit.close()
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _task(self, name: str) -> _Task:
+        if name not in self._tasks:
+            loaded = ", ".join(self._tasks) or "none"
+            raise PairingError(
+                f"task {name}", expected=f"a loaded task ({loaded})", got=repr(name), do="add it first"
+            )
+        return self._tasks[name]
+
+    def _image(self, task: _Task, frame_bgr: np.ndarray) -> np.ndarray:
+        check_frame(frame_bgr)
+        # Filters treat channels alike, so the small image is reordered instead of the frame.
+        small = task.bundle.facts.preprocess(frame_bgr)
+        return np.ascontiguousarray(small[None, :, :, ::-1])
+
+    def _canvases(self, tasks: Sequence[_Task], images: Sequence[np.ndarray]) -> np.ndarray:
+        if len(tasks) == 1:
+            return tasks[0].pgn.infer({"image": images[0]})["canvas"]
+        canvases = np.empty((len(tasks), 3, *self.facts.geometry.canvas_hw), np.float32)
+        for task in dict.fromkeys(tasks):
+            where = [index for index, other in enumerate(tasks) if other is task]
+            batch = np.concatenate([images[index] for index in where])
+            canvases[where] = task.pgn.infer({"image": batch})["canvas"]
+        return canvases
+
+
+def _result(
+    name: str, bundle: Bundle, scores: np.ndarray, embedding: np.ndarray, canvas: np.ndarray, timings: dict[str, float]
+) -> Result:
+    if not np.isfinite(scores).all():
+        raise EngineError(
+            f"task {name}", expected="finite scores", got="NaN or Inf", do="check the engine's precision"
+        )
+    best = int(scores.argmax())
+    labels = bundle.head.labels
+    return Result(name, labels[best], float(scores[best]), scores, labels, embedding, canvas, timings)
+
+
+@contextmanager
+def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
+    start = perf_counter()
+    yield
+    timings[stage] = (perf_counter() - start) * 1e3
