@@ -1,0 +1,64 @@
+"""The command line: each command parses, calls one library function and prints."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import Any
+
+import click
+
+from pgn_edge import __version__
+from pgn_edge.errors import PgnEdgeError
+
+
+class _Group(click.Group):
+    """Turns every failure into one line on stderr and exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.exceptions.Exit, click.ClickException, click.Abort):
+            raise
+        except PgnEdgeError as exc:
+            if ctx.params["debug"]:
+                raise
+            _fail(ctx, str(exc))
+        except Exception as exc:
+            if ctx.params["debug"]:
+                raise
+            _fail(ctx, f"internal error: {type(exc).__name__}: {exc}; run again with --debug and report it")
+
+
+def _fail(ctx: click.Context, message: str) -> None:
+    click.echo(f"pgn-edge: {' '.join(message.split())}", err=True)
+    ctx.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, "--version", prog_name="pgn-edge")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Adapt one frozen ViT engine to any number of tasks, by its input alone."""
+
+
+def main() -> None:
+    """Entry point of `pgn-edge`."""
+    # A polite kill unwinds like an exception, so that temporary files are removed.
+    signal.signal(signal.SIGTERM, _on_terminate)
+    cli(prog_name="pgn-edge")
+
+
+def _on_terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def _add_commands() -> None:
+    from pgn_edge.cli import bench, compile, demo, export, predict, run, train
+
+    for module in (demo, train, export, compile, predict, run, bench):
+        for command in module.COMMANDS:
+            cli.add_command(command)
+
+
+_add_commands()
