@@ -58,9 +58,7 @@ def compile_plan(
     """
     builders = {"tensorrt-rtx": _build_rtx}
     if backend not in builders:
-        raise EngineError(
-            "backend", expected=" or ".join(builders), got=repr(backend), do="choose one with --backend"
-        )
+        raise EngineError("backend", expected=" or ".join(builders), got=repr(backend), do="choose one with --backend")
     if max_batch < 1:
         raise EngineError("batch", expected="1 or more", got=str(max_batch), do="choose another --max-batch")
     data, facts = _read(source)
@@ -136,15 +134,11 @@ def _build_rtx(
 
 def _set_targets(trt: Any, config: Any, targets: Sequence[str]) -> None:
     known = {
-        f"sm_{name[2:]}": value
-        for name, value in trt.ComputeCapability.__members__.items()
-        if name.startswith("SM")
+        f"sm_{name[2:]}": value for name, value in trt.ComputeCapability.__members__.items() if name.startswith("SM")
     }
     unknown = [target for target in targets if target not in known]
     if unknown:
-        raise EngineError(
-            "target", expected=", ".join(sorted(known)), got=repr(unknown[0]), do="choose from these"
-        )
+        raise EngineError("target", expected=", ".join(sorted(known)), got=repr(unknown[0]), do="choose from these")
     if targets:
         config.num_compute_capabilities = len(targets)
         for index, target in enumerate(targets):

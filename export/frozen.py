@@ -118,5 +118,3 @@ def vit_graph(
 def _no_head() -> Head:
     # Random canvases have no class; one output cannot flip, so only distances count here.
     return Head.mapping(np.zeros(1, np.int64), ("any",))
-
-

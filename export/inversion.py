@@ -43,9 +43,7 @@ class Inversion:
     residual: float
 
 
-def invert_library(
-    weight: np.ndarray, bias: np.ndarray, library: np.ndarray, slot_position: np.ndarray
-) -> Inversion:
+def invert_library(weight: np.ndarray, bias: np.ndarray, library: np.ndarray, slot_position: np.ndarray) -> Inversion:
     """Fold prompt inversion into constants.
 
     Args:

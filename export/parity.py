@@ -95,9 +95,7 @@ def run_onnx(model: onnx.ModelProto, batch: np.ndarray) -> np.ndarray:
         raise MissingExtraError("onnxruntime", "cpu") from exc
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return np.concatenate([session.run(None, {name: part})[0] for part in pieces(batch)])
 

@@ -18,7 +18,20 @@ from pgn_edge.export.inversion import FP16_MAX
 HEAVY = frozenset({"Conv", "Gemm", "MatMul"})
 # These follow their inputs: fp16 where all of them are, float32 where one is not.
 FOLLOW = frozenset(
-    {"Add", "Concat", "Div", "Expand", "Flatten", "Gather", "Gelu", "Identity", "MaxPool", "Mul", "Pad", "Relu"}
+    {
+        "Add",
+        "Concat",
+        "Div",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "Gelu",
+        "Identity",
+        "MaxPool",
+        "Mul",
+        "Pad",
+        "Relu",
+    }
     | {"Reshape", "Sigmoid", "Slice", "Split", "Squeeze", "Sub", "Transpose", "Unsqueeze"}
 )
 

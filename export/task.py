@@ -115,9 +115,7 @@ def _matching_vit(checkpoint: Checkpoint, weights: str | Path | None, source: st
     return vit
 
 
-def _invert(
-    checkpoint: Checkpoint, vit: FrozenViT, precision: Precision
-) -> tuple[DeployedPGN, Certificate]:
+def _invert(checkpoint: Checkpoint, vit: FrozenViT, precision: Precision) -> tuple[DeployedPGN, Certificate]:
     pgn, geometry, preprocess = checkpoint.pgn, checkpoint.geometry, checkpoint.preprocess
     library = pgn.library.detach().double().numpy()
     inversion = invert_library(*vit.projection(), library, vit.slot_position(geometry))

@@ -37,9 +37,7 @@ class Agreement:
         return self.cosine >= FP16_COSINE and self.top1_flips <= (1 - FP16_AGREEMENT) * self.frames
 
     def __str__(self) -> str:
-        return (
-            f"max abs {self.max_abs:.2g}, cosine {self.cosine:.6f}, {self.top1_flips} of {self.frames} top-1 flips"
-        )
+        return f"max abs {self.max_abs:.2g}, cosine {self.cosine:.6f}, {self.top1_flips} of {self.frames} top-1 flips"
 
 
 def limits(precision: Precision) -> str:
@@ -51,8 +49,9 @@ def limits(precision: Precision) -> str:
 
 def compare(reference: np.ndarray, embedding: np.ndarray, head: Head) -> Agreement:
     """Compare embeddings (M, D) with a reference (M, D), both float32, under one head."""
-    first, second = (_unit(array.astype(np.float64)) for array in (reference, embedding))
-    flips = head.logits(reference).argmax(axis=1) != head.logits(embedding).argmax(axis=1)
+    with np.errstate(invalid="ignore", over="ignore"):  # Inf becomes NaN, which is outside every limit
+        first, second = (_unit(array.astype(np.float64)) for array in (reference, embedding))
+        flips = head.logits(reference).argmax(axis=1) != head.logits(embedding).argmax(axis=1)
     return Agreement(
         max_abs=float(np.abs(first - second).max()),
         cosine=float((first * second).sum(axis=1).min()),

@@ -181,9 +181,7 @@ def _read_members(source: str) -> dict[str, bytes]:
                 _check_member(source, info)
             return {info.filename: archive.read(info) for info in infos}
     except FileNotFoundError as exc:
-        raise BundleError(
-            source, expected="a task bundle", got="no such file", do="check the path"
-        ) from exc
+        raise BundleError(source, expected="a task bundle", got="no such file", do="check the path") from exc
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError) as exc:
         raise _refuse(source, "a task bundle (a zip)", f"{type(exc).__name__}: {exc}") from exc
 

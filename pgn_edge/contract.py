@@ -90,7 +90,7 @@ class EngineFacts:
                 opset=int(data["opset"]),
                 output=data["output"],
             )
-        except (KeyError, TypeError, ValueError) as exc:
+        except (KeyError, TypeError, ValueError, OverflowError) as exc:
             raise _unreadable(source, f"{type(exc).__name__}: {exc}") from exc
         for value, choices in ((facts.role, Role), (facts.precision, Precision), (facts.output, Output)):
             if value not in get_args(choices):
@@ -106,11 +106,9 @@ class EngineFacts:
         """
         try:
             data = {
-                key.removeprefix(PREFIX): json.loads(value)
-                for key, value in metadata.items()
-                if key.startswith(PREFIX)
+                key.removeprefix(PREFIX): json.loads(value) for key, value in metadata.items() if key.startswith(PREFIX)
             }
-        except json.JSONDecodeError as exc:
+        except (json.JSONDecodeError, RecursionError) as exc:
             raise _unreadable(source, str(exc)) from exc
         return cls.from_json(data, source)
 

@@ -10,6 +10,7 @@ PgnEdgeError
 │   ├── InversionError     prompt inversion would not be exact
 │   └── ParityError        a rung of the parity ladder failed
 ├── DataError          images, videos or data sets cannot be read
+├── TrainingError      training cannot start, go on, or has diverged
 ├── OutputError        a result cannot be written
 └── MissingExtraError  an optional dependency is not installed
 
@@ -17,6 +18,8 @@ Each carries what was expected, what came and what to do about it, and reads as 
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class PgnEdgeError(Exception):
@@ -34,7 +37,19 @@ class PgnEdgeError(Exception):
         self.expected = expected
         self.got = got
         self.do = do
-        super().__init__(f"{subject}: expected {expected}, got {got}; {do}")
+        message = f"{subject}: expected {expected}, got {got}; {do}"
+        # Parts of it come from files that nobody vouches for: no line breaks, no terminal escapes.
+        super().__init__("".join(c if c.isprintable() else " " for c in message))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions pickle as cls(*args), which would lose the keywords on the way back from a worker process.
+        return _rebuild, (type(self), self.subject, self.expected, self.got, self.do)
+
+
+def _rebuild(cls: type[PgnEdgeError], subject: str, expected: str, got: str, do: str) -> PgnEdgeError:
+    error = cls.__new__(cls)
+    PgnEdgeError.__init__(error, subject, expected=expected, got=got, do=do)
+    return error
 
 
 class CheckpointError(PgnEdgeError):
@@ -71,6 +86,10 @@ class ParityError(ExportError):
 
 class DataError(PgnEdgeError):
     """Images, videos or data sets cannot be read."""
+
+
+class TrainingError(PgnEdgeError):
+    """Training cannot start, cannot go on, or has diverged."""
 
 
 class OutputError(PgnEdgeError):

@@ -27,6 +27,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         OutputError: the folder does not exist, is not writable, or the disk is full.
     """
     final = Path(path)
+    if not final.name or "\0" in final.name:
+        raise OutputError(str(final), expected="the name of a file", got=repr(str(path)), do="choose another path")
     temporary = final.with_name(f".{final.stem}.{secrets.token_hex(4)}{final.suffix}")
     try:
         temporary.touch(exist_ok=False)

@@ -52,9 +52,7 @@ class Geometry:
                 do="choose a size that is a multiple of the patch size",
             )
         if self.prompts < 0:
-            raise GeometryError(
-                "prompts", expected="0 or more", got=str(self.prompts), do="choose another count"
-            )
+            raise GeometryError("prompts", expected="0 or more", got=str(self.prompts), do="choose another count")
         if self.layout == "inset" and self.rows >= self.grid_hw[0]:
             most = (self.grid_hw[0] - 1) * self.grid_hw[1]
             raise GeometryError(
@@ -102,9 +100,7 @@ class Geometry:
             GeometryError: there is no such slot.
         """
         if not 0 <= slot < self.prompts:
-            raise GeometryError(
-                "prompt slot", expected=f"0 to {self.prompts - 1}", got=str(slot), do="choose another"
-            )
+            raise GeometryError("prompt slot", expected=f"0 to {self.prompts - 1}", got=str(slot), do="choose another")
         row, column = divmod(slot, self.grid_hw[1])
         x0, y0 = column * self.patch, self.content_hw[0] + row * self.patch
         return x0, y0, x0 + self.patch, y0 + self.patch
@@ -123,7 +119,7 @@ class Geometry:
         try:
             height, width = (int(side) for side in data["image_hw"])
             return cls((height, width), int(data["patch"]), int(data["prompts"]), data["layout"])
-        except (KeyError, TypeError, ValueError) as exc:
+        except (KeyError, TypeError, ValueError, OverflowError) as exc:
             raise GeometryError(
                 "geometry",
                 expected="image_hw, patch, prompts and layout",

@@ -38,8 +38,8 @@ class Head:
         count = len(self.labels)
         shapes = {
             "text": self.weight.ndim == 2 and len(self.weight) == count,
-            "linear": self.weight.ndim == 2 and len(self.weight) == len(self.bias) == count,
-            "mapping": self.index.shape == (count,),
+            "linear": self.weight.ndim == 2 and len(self.weight) == count and self.bias.shape == (count,),
+            "mapping": self.index.shape == (count,) and self.index.dtype == np.int64 and (self.index >= 0).all(),
         }
         if self.kind not in shapes or not shapes[self.kind] or count == 0:
             raise BundleError(
@@ -48,20 +48,18 @@ class Head:
                 got=f"{self.kind!r} with weight {self.weight.shape} and index {self.index.shape}",
                 do="export the task again",
             )
-        if not np.isfinite(self.weight).all() or not np.isfinite(self.bias).all():
-            raise BundleError(
-                "head", expected="finite weights", got="NaN or Inf", do="train the task again"
-            )
+        if not all(np.isfinite(value).all() for value in (self.weight, self.bias, self.scale)):
+            raise BundleError("head", expected="finite weights", got="NaN or Inf", do="train the task again")
 
     @classmethod
     def text(cls, weight: np.ndarray, labels: tuple[str, ...], scale: float) -> Head:
         """Cosine head: unit rows (C, D) and the logit scale."""
-        return cls("text", labels, np.float32(weight), _none(), float(scale), _no_index())
+        return cls("text", labels, np.asarray(weight, np.float32), _none(), float(scale), _no_index())
 
     @classmethod
     def linear(cls, weight: np.ndarray, bias: np.ndarray, labels: tuple[str, ...]) -> Head:
         """Linear head: weight (C, D), bias (C,)."""
-        return cls("linear", labels, np.float32(weight), np.float32(bias), 1.0, _no_index())
+        return cls("linear", labels, np.asarray(weight, np.float32), np.asarray(bias, np.float32), 1.0, _no_index())
 
     @classmethod
     def mapping(cls, index: np.ndarray, labels: tuple[str, ...]) -> Head:
@@ -84,7 +82,10 @@ class Head:
         have = embedding.shape[-1]
         if have < need or (self.kind != "mapping" and have != need):
             raise BundleError(
-                "head", expected=f"embeddings of width {need}", got=str(have), do="use the ViT it was made for"
+                "head",
+                expected=f"embeddings of width {need}",
+                got=str(have),
+                do="use the ViT it was made for",
             )
         if self.kind == "mapping":
             return embedding[:, self.index]
@@ -106,7 +107,7 @@ class Head:
             "kind": np.array(self.kind),
             "weight": self.weight,
             "bias": self.bias,
-            "scale": np.float32(self.scale)[None],
+            "scale": np.array([self.scale], np.float32),
             "index": self.index,
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import zipfile
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,12 @@ from typing import Any
 import numpy as np
 
 from pgn_edge.errors import BundleError
+
+# What numpy writes for plain little-endian arrays. Anything else would reach numpy's parser for headers of Python 2,
+# which warns, and raises whatever the tokenizer raises.
+HEADER = re.compile(
+    rb"\{'descr': '[<|][biufcU][1-9]\d{0,3}', 'fortran_order': (?:True|False), 'shape': \((?:\d{1,12},? ?)*\), \} *\n"
+)
 
 
 def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -45,7 +52,7 @@ def npz_arrays(data: bytes, source: str) -> dict[str, np.ndarray]:
             if any(info.compress_type != zipfile.ZIP_STORED for info in infos):
                 raise _bad(source, "a compressed member")
             return {info.filename.removesuffix(".npy"): _array(archive.read(info), source) for info in infos}
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError, RuntimeError) as exc:
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError, OverflowError, NotImplementedError, RuntimeError) as exc:
         raise _bad(source, f"{type(exc).__name__}: {exc}") from exc
 
 
@@ -54,6 +61,8 @@ def _array(member: bytes, source: str) -> np.ndarray:
     version = np.lib.format.read_magic(file)
     if version != (1, 0):
         raise _bad(source, f".npy version {version}")
+    if not HEADER.fullmatch(member[10 : 10 + int.from_bytes(member[8:10], "little")]):
+        raise _bad(source, "a .npy header of another form")
     shape, _, dtype = np.lib.format.read_array_header_1_0(file)
     if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(member) - file.tell():
         raise _bad(source, f"a header of {dtype} {shape} over {len(member)} bytes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
@@ -22,7 +23,8 @@ class Preprocess:
     Args:
         size_hw: size (H, W) of the result in pixels.
         fit: `crop` resizes the shorter side and cuts the centre (CLIP's rule); `squash` resizes both sides.
-        filter: `antialiased-bicubic` equals Pillow's bicubic to within 1/255; `fast` is OpenCV's area filter
+        filter: `antialiased-bicubic` equals Pillow's bicubic, columns before rows, to within 1/255 (a pixel in ten
+            thousand may be 2/255 off where a small frame grows); `fast` is OpenCV's area filter
             when shrinking and bilinear when growing, and changes embeddings (bundles record it).
         mean: per channel, of pixels divided by 255, RGB order.
         std: likewise; the engines normalise inside, x = (pixel / 255 - mean) / std.
@@ -43,11 +45,12 @@ class Preprocess:
                     got=repr(value),
                     do="choose one of them",
                 )
-        if min(self.size_hw) < 1 or min(self.std) <= 0:
+        finite = all(math.isfinite(value) for value in (*self.mean, *self.std))
+        if min(self.size_hw) < 1 or min(self.std) <= 0 or not finite:
             raise GeometryError(
                 "preprocess",
-                expected="a positive size and positive standard deviations",
-                got=f"size {self.size_hw}, std {self.std}",
+                expected="a positive size, finite means and positive standard deviations",
+                got=f"size {self.size_hw}, mean {self.mean}, std {self.std}",
                 do="export the file again",
             )
 
@@ -95,8 +98,8 @@ class Preprocess:
             return 0.0, 0.0, float(width), float(height)
         out_h, out_w = self.size_hw
         scale = max(out_h / height, out_w / width)
-        full_h = out_h if scale == out_h / height else int(height * scale)
-        full_w = out_w if scale == out_w / width else int(width * scale)
+        full_h = out_h if scale == out_h / height else int(out_w * height / width)
+        full_w = out_w if scale == out_w / width else int(out_h * width / height)
         full_h, full_w = max(full_h, out_h), max(full_w, out_w)
         top, left = round((full_h - out_h) / 2), round((full_w - out_w) / 2)
         x_scale, y_scale = width / full_w, height / full_h
@@ -125,7 +128,7 @@ class Preprocess:
                 (mean_r, mean_g, mean_b),
                 (std_r, std_g, std_b),
             )
-        except (KeyError, TypeError, ValueError) as exc:
+        except (KeyError, TypeError, ValueError, OverflowError) as exc:
             raise GeometryError(
                 "preprocess",
                 expected="size_hw, fit, filter, mean and std",
@@ -154,16 +157,18 @@ def check_frame(frame: np.ndarray) -> None:
     )
 
 
-def _resize_pillow(
-    frame: np.ndarray, size_hw: tuple[int, int], box: tuple[float, float, float, float]
-) -> np.ndarray:
-    image = Image.fromarray(frame)
-    return np.array(image.resize(size_hw[::-1], Image.Resampling.BICUBIC, box=box))
+def _resize_pillow(frame: np.ndarray, size_hw: tuple[int, int], box: tuple[float, float, float, float]) -> np.ndarray:
+    # Columns first, whatever Pillow's version: from 13 on it would choose the order by the frame's size, not the box's.
+    (out_h, out_w), (x0, y0, x1, y1) = size_hw, box
+    reach = 2 * max((y1 - y0) / out_h, 1.0) + 1  # rows that the bicubic kernel needs above and below the box
+    top, bottom = max(int(y0 - reach), 0), min(math.ceil(y1 + reach), len(frame))
+    bicubic = Image.Resampling.BICUBIC
+    image = Image.fromarray(frame[top:bottom])
+    narrow = image.resize((out_w, bottom - top), bicubic, box=(x0, 0, x1, bottom - top))
+    return np.array(narrow.resize((out_w, out_h), bicubic, box=(0, y0 - top, out_w, y1 - top)))
 
 
-def _resize_fast(
-    frame: np.ndarray, size_hw: tuple[int, int], box: tuple[float, float, float, float]
-) -> np.ndarray:
+def _resize_fast(frame: np.ndarray, size_hw: tuple[int, int], box: tuple[float, float, float, float]) -> np.ndarray:
     import cv2
 
     x0, y0, x1, y1 = (round(side) for side in box)

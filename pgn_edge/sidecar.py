@@ -86,7 +86,7 @@ def read_sidecar(plan: str | Path) -> Sidecar:
         raise
     except OSError as exc:
         raise _refuse(plan, "a plan with its sidecar beside it", f"{exc.strerror}: {exc.filename}") from exc
-    except (KeyError, TypeError, ValueError, AttributeError) as exc:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as exc:
         raise _refuse(path, "a readable sidecar", f"{type(exc).__name__}: {exc}") from exc
     if digest != sidecar.plan_sha256:
         raise _refuse(plan, f"sha256 {sidecar.plan_sha256}", digest)

@@ -65,9 +65,7 @@ class Runtime:
             PairingError: the name is taken, or the task does not belong to this ViT.
         """
         if name in self._tasks:
-            raise PairingError(
-                f"task {name}", expected="a new name", got="one that is taken", do="choose another name"
-            )
+            raise PairingError(f"task {name}", expected="a new name", got="one that is taken", do="choose another name")
         bundle = read_bundle(path)
         check_facts(self.facts, bundle.facts, name)
         # The small engine must not keep its threads spinning: the ViT needs the cores right after it.
@@ -127,9 +125,7 @@ class Runtime:
         with _timed(timings, "vit"):
             embeddings = self._vit.infer({"canvas": canvases})[self.facts.output]
         with _timed(timings, "head"):
-            scores = [
-                task.bundle.head.scores(embeddings[i : i + 1])[0] for i, task in enumerate(tasks)
-            ]
+            scores = [task.bundle.head.scores(embeddings[i : i + 1])[0] for i, task in enumerate(tasks)]
         timings["total"] = sum(timings.values())
         return [
             _result(name, task.bundle, score, embedding, canvas, timings)
@@ -156,9 +152,7 @@ class Runtime:
     def _task(self, name: str) -> _Task:
         if name not in self._tasks:
             loaded = ", ".join(self._tasks) or "none"
-            raise PairingError(
-                f"task {name}", expected=f"a loaded task ({loaded})", got=repr(name), do="add it first"
-            )
+            raise PairingError(f"task {name}", expected=f"a loaded task ({loaded})", got=repr(name), do="add it first")
         return self._tasks[name]
 
     def _image(self, task: _Task, frame_bgr: np.ndarray) -> np.ndarray:
@@ -179,12 +173,15 @@ class Runtime:
 
 
 def _result(
-    name: str, bundle: Bundle, scores: np.ndarray, embedding: np.ndarray, canvas: np.ndarray, timings: dict[str, float]
+    name: str,
+    bundle: Bundle,
+    scores: np.ndarray,
+    embedding: np.ndarray,
+    canvas: np.ndarray,
+    timings: dict[str, float],
 ) -> Result:
     if not np.isfinite(scores).all():
-        raise EngineError(
-            f"task {name}", expected="finite scores", got="NaN or Inf", do="check the engine's precision"
-        )
+        raise EngineError(f"task {name}", expected="finite scores", got="NaN or Inf", do="check the engine's precision")
     best = int(scores.argmax())
     labels = bundle.head.labels
     return Result(name, labels[best], float(scores[best]), scores, labels, embedding, canvas, timings)

@@ -35,13 +35,14 @@ def print_json(document: Any) -> None:
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on stdout; the first column is text, the others are numbers."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
     for index, name in enumerate(header):
         table.add_column(name, justify="left" if index == 0 else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(escape(cell) for cell in row))  # a label may hold brackets
     Console().print(table)
 
 
@@ -49,7 +50,13 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
 def progress_bar() -> Iterator[Progress]:
     """A bar on stderr for each step that a library function tells of."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.progress import Progress as Bars
 
     columns = (
@@ -60,12 +67,17 @@ def progress_bar() -> Iterator[Progress]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Bars(*columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, Any] = {}
+    bars = Bars(*columns, console=Console(stderr=True))
+    tasks: dict[str, Any] = {}
 
-        def show(step: str, done: int, total: int, note: str = "") -> None:
-            if step not in tasks:
-                tasks[step] = bars.add_task(step, total=total, note="")
-            bars.update(tasks[step], completed=done, total=total, note=note)
+    def show(step: str, done: int, total: int, note: str = "") -> None:
+        if step not in tasks:
+            bars.start()  # not before: a run that fails at once prints its error alone
+            tasks[step] = bars.add_task(step, total=total, note="")
+        bars.update(tasks[step], completed=done, total=total, note=note)
 
+    try:
         yield show
+    finally:
+        if tasks:
+            bars.stop()

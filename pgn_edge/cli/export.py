@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgn_edge.cli.console import fp16_option, json_option, layout_option, print_json, print_table, weights_option
+from pgn_edge.cli.console import (
+    fp16_option,
+    json_option,
+    layout_option,
+    print_json,
+    print_table,
+    weights_option,
+)
 
 if TYPE_CHECKING:
     from pgn_edge.export.parity import Rung
@@ -58,12 +65,16 @@ def export(
 @click.option("--prompts", type=click.IntRange(min=0), default=16, show_default=True, help="Prompt slots K.")
 @layout_option
 @fp16_option
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), default=Path("vit.onnx"), show_default=True)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("vit.onnx"),
+    show_default=True,
+)
 @weights_option
 @json_option
-def export_vit(
-    backbone: str, output: Path, fp16: bool, as_json: bool, **options: Any
-) -> None:
+def export_vit(backbone: str, output: Path, fp16: bool, as_json: bool, **options: Any) -> None:
     """Export the frozen BACKBONE as one slot-aware ONNX graph."""
     from pgn_edge.export.frozen import export_vit as run
 

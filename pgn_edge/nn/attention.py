@@ -28,4 +28,5 @@ def attend(qkv: Tensor, heads: int) -> Tensor:
         mixed = scores.softmax(dim=-1) @ value
     else:
         mixed = F.scaled_dot_product_attention(query, key, value)
-    return mixed.transpose(1, 2).reshape(-1, count, width)
+    joined: Tensor = mixed.transpose(1, 2).reshape(-1, count, width)
+    return joined

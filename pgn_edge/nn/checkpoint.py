@@ -134,9 +134,7 @@ def load_tensors(path: str | Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as exc:
-        raise CheckpointError(
-            source, expected="a checkpoint", got="no such file", do="check the path"
-        ) from exc
+        raise CheckpointError(source, expected="a checkpoint", got="no such file", do="check the path") from exc
     except pickle.UnpicklingError as exc:
         raise _refuse(source, "tensors and plain values only", "pickled code, or no checkpoint at all") from exc
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError) as exc:
@@ -145,5 +143,8 @@ def load_tensors(path: str | Path) -> Any:
 
 def _refuse(source: str, expected: str, got: str) -> CheckpointError:
     return CheckpointError(
-        source, expected=expected, got=got, do="copy the file again, or make it with: pgn-edge train -o ckpt.pt"
+        source,
+        expected=expected,
+        got=got,
+        do="copy the file again, or make it with: pgn-edge train -o ckpt.pt",
     )

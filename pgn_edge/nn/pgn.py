@@ -42,9 +42,7 @@ class PgnConfig:
                 do="choose one of them",
             )
         if min(self.prompts, self.library, self.width, self.resolution) < 1:
-            raise CheckpointError(
-                "PGN", expected="sizes of at least 1", got=str(asdict(self)), do="choose other sizes"
-            )
+            raise CheckpointError("PGN", expected="sizes of at least 1", got=str(asdict(self)), do="choose other sizes")
         if self.generator == "constant" and self.library != self.prompts:
             raise CheckpointError(
                 "library size",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pgn_edge.fingerprint import vit_fingerprint
-from pgn_edge.geometry import Geometry
+from pgn_edge.geometry import Geometry, Layout
 from pgn_edge.heads import Head
 from pgn_edge.preprocess import Preprocess
 
@@ -75,9 +75,9 @@ class FrozenViT(nn.Module):
         """Token width d."""
         return int(self.position.shape[1])
 
-    def geometry(self, prompts: int, layout: str = "append") -> Geometry:
+    def geometry(self, prompts: int, layout: Layout = "append") -> Geometry:
         """Canvas geometry of this ViT with `prompts` slots."""
-        return Geometry(self.spec.image_hw, self.spec.patch, prompts, layout)  # type: ignore[arg-type]
+        return Geometry(self.spec.image_hw, self.spec.patch, prompts, layout)
 
     def projection(self) -> tuple[np.ndarray, np.ndarray]:
         """W (d, 3P²) and b (d,) as float64, pixels in the order (C, P, P)."""
@@ -155,6 +155,18 @@ class CanvasViT(nn.Module):
         return self.vit.encode(tokens + self.table)
 
 
+class ZeroShot:
+    """Builds the frozen model's own head for a list of class names."""
+
+    def head(self, labels: tuple[str, ...], template: str) -> Head:
+        """Head over `labels`; `template` holds `{}` where the name goes.
+
+        Raises:
+            DataError: the model cannot name one of the classes.
+        """
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
 class Backbone:
     """A frozen ViT and the head that it classifies with on its own.
@@ -166,15 +178,3 @@ class Backbone:
 
     vit: FrozenViT
     zero_shot: ZeroShot
-
-
-class ZeroShot:
-    """Builds the frozen model's own head for a list of class names."""
-
-    def head(self, labels: tuple[str, ...], template: str) -> Head:
-        """Head over `labels`; `template` holds `{}` where the name goes.
-
-        Raises:
-            DataError: the model cannot name one of the classes.
-        """
-        raise NotImplementedError

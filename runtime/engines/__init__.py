@@ -35,6 +35,9 @@ def open_engine(path: str | Path, options: OrtOptions | None = None) -> Engine:
         )
     if suffix != ".onnx":
         raise EngineError(
-            str(path), expected="an .onnx file", got=repr(suffix), do="export it: pgn-edge export-vit BACKBONE"
+            str(path),
+            expected="an .onnx file",
+            got=repr(suffix),
+            do="export it: pgn-edge export-vit BACKBONE",
         )
     return OnnxRuntimeEngine(path, str(path), options)

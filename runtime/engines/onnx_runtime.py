@@ -91,7 +91,10 @@ class OnnxRuntimeEngine:
         except Exception as exc:
             # As above.
             raise EngineError(
-                self.name, expected="a run without errors", got=_reason(exc), do="check the input and the device"
+                self.name,
+                expected="a run without errors",
+                got=_reason(exc),
+                do="check the input and the device",
             ) from exc
         return dict(zip(self._names, values, strict=True))
 

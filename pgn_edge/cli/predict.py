@@ -1,0 +1,47 @@
+"""`pgn-edge predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pgn_edge.cli.console import json_option, print_json, print_table
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("--vit", required=True, help="ViT engine from export-vit, an .onnx file.")
+@click.option("--task", required=True, help="Task bundle, a .pgn file.")
+@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes to print.")
+@json_option
+def predict(images: tuple[str, ...], vit: str, task: str, top: int, as_json: bool) -> None:
+    """Classify each IMAGE with one task."""
+    from pgn_edge.images import read_image
+    from pgn_edge.runtime import Runtime
+
+    name = Path(task).stem
+    with Runtime(vit, {name: task}) as runtime:
+        results = [runtime.infer(name, read_image(image)[..., ::-1]) for image in images]
+    if as_json:
+        answers = [
+            {
+                "image": image,
+                "label": result.label,
+                "score": result.score,
+                "top": [{"label": label, "score": score} for label, score in result.top(top)],
+                "timings_ms": dict(result.timings_ms),
+            }
+            for image, result in zip(images, results, strict=True)
+        ]
+        print_json({"task": name, "images": answers})
+        return
+    rows = [
+        (image if rank == 0 else "", label, f"{score:.1%}")
+        for image, result in zip(images, results, strict=True)
+        for rank, (label, score) in enumerate(result.top(top))
+    ]
+    print_table(f"Task {name}", ("image", "label", "probability"), rows)
+
+
+COMMANDS = (predict,)

@@ -1,0 +1,185 @@
+"""Where frames come from: a video file, a folder of images, or one image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+
+from pgn_edge.errors import DataError
+from pgn_edge.images import IMAGE_SUFFIXES, is_image, read_image
+
+# Of other containers OpenCV only estimates the count, from duration and rate: good for no claim about lost frames.
+COUNTED_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi")
+DEFAULT_FPS = 25.0
+HIGHEST_FPS = 1000.0
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One frame of a source.
+
+    Args:
+        index: 0, 1, 2, ...
+        name: `clip.mp4#12` in a video, the file's name of an image.
+        time_s: seconds from the start; index / fps where the source has no clock.
+        image_bgr: (h, w, 3) uint8 BGR.
+    """
+
+    index: int
+    name: str
+    time_s: float
+    image_bgr: np.ndarray
+
+
+class Source(Protocol):
+    """A context manager that yields frames, once, in order."""
+
+    @property
+    def name(self) -> str:
+        """What the user asked for, for messages."""
+
+    @property
+    def fps(self) -> float:
+        """Frames per second; 25 where the source has no rate of its own."""
+
+    @property
+    def count(self) -> int | None:
+        """Number of frames that it should give; None where nobody knows."""
+
+    @property
+    def missing_frames(self) -> int:
+        """Frames short of `count`, once the iteration has ended."""
+
+    def __iter__(self) -> Iterator[Frame]: ...
+
+    def __enter__(self) -> Source: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def open_source(source: str) -> Source:
+    """Open what `source` names.
+
+    Args:
+        source: path of a video, of an image, or of a folder whose images are read in the order of their names.
+
+    Raises:
+        DataError: a live camera, no such path, a folder without images, or a video that gives no frame.
+    """
+    if source.isdigit() or source.startswith("/dev/video") or "://" in source:
+        raise DataError(
+            source,
+            expected="a file or a folder, all that this version reads",
+            got="a live camera or stream",
+            do="read it in your app's own loop and call Runtime.infer for each frame (see README)",
+        )
+    path = Path(source)
+    if not path.exists():
+        raise DataError(source, expected="a video, an image or a folder", got="no such path", do="check the path")
+    if path.is_dir():
+        images = sorted(file for file in path.iterdir() if is_image(file))
+        if not images:
+            raise DataError(
+                source,
+                expected=f"images ({', '.join(IMAGE_SUFFIXES)})",
+                got="a folder without any",
+                do="name a folder that holds images itself, not in folders below it",
+            )
+        return ImageSource(source, images)
+    return ImageSource(source, [path]) if is_image(path) else VideoSource(path)
+
+
+class ImageSource:
+    """Images from files.
+
+    Args:
+        name: for messages.
+        paths: in the order in which they are read.
+    """
+
+    def __init__(self, name: str, paths: Sequence[Path]) -> None:
+        self.name, self.fps, self.missing_frames = name, DEFAULT_FPS, 0
+        self.count: int | None = len(paths)
+        self._paths = tuple(paths)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index, path in enumerate(self._paths):
+            yield Frame(index, path.name, index / self.fps, np.ascontiguousarray(read_image(path)[..., ::-1]))
+
+    def __enter__(self) -> ImageSource:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+
+class VideoSource:
+    """A video file, decoded by OpenCV. It is open from the start and proven to give a frame.
+
+    Args:
+        path: of the video.
+
+    Raises:
+        DataError: it does not open, or gives no frame.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import cv2
+
+        self.name = str(path)
+        self._file_name = path.name
+        self._capture: Any = cv2.VideoCapture(self.name)
+        try:
+            self._next = self._read()
+            if self._next is None:
+                raise DataError(
+                    self.name,
+                    expected="a video that OpenCV decodes, or an image",
+                    got="no frame",
+                    do="check that the file is whole, or convert it to H.264 in .mp4",
+                )
+            fps = float(self._capture.get(cv2.CAP_PROP_FPS))
+            stated = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        except BaseException:
+            self._capture.release()
+            raise
+        self.fps = fps if 0 < fps <= HIGHEST_FPS else DEFAULT_FPS
+        counted = path.suffix.lower() in COUNTED_SUFFIXES and stated > 0
+        self.count = int(stated) if counted else None
+        self.missing_frames = 0
+
+    def __iter__(self) -> Iterator[Frame]:
+        index = 0
+        while self._next is not None:
+            image_bgr, clock_s = self._next
+            # A backend without a clock says 0 for every frame.
+            time_s = clock_s if clock_s > 0 else index / self.fps
+            yield Frame(index, f"{self._file_name}#{index}", time_s, image_bgr)
+            index += 1
+            self._next = self._read()
+        self.missing_frames = max((self.count or 0) - index, 0)
+
+    def _read(self) -> tuple[np.ndarray, float] | None:
+        import cv2
+
+        decoded, image_bgr = self._capture.read()
+        if not decoded:
+            return None
+        return image_bgr, self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
+
+    def __enter__(self) -> VideoSource:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._capture.release()
