@@ -14,6 +14,7 @@ from pgn_edge.errors import DataError, GeometryError
 
 Fit = Literal["crop", "squash"]
 Filter = Literal["antialiased-bicubic", "fast"]
+Order = Literal["RGB", "BGR"]
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,12 @@ class Preprocess:
         same = self.size_hw[0] * size_hw[1] == self.size_hw[1] * size_hw[0]
         return replace(self, size_hw=size_hw, fit=self.fit if same else "squash")
 
-    def __call__(self, frame_rgb: np.ndarray) -> np.ndarray:
+    def __call__(self, frame: np.ndarray, order: Order = "RGB") -> np.ndarray:
         """Resize one frame.
 
         Args:
-            frame_rgb: (h, w, 3) uint8 RGB, any size from 1 x 1.
+            frame: (h, w, 3) uint8, any size from 1 x 1.
+            order: of the frame's channels; OpenCV delivers BGR.
 
         Returns:
             (H, W, 3) uint8 RGB, contiguous.
@@ -71,12 +73,12 @@ class Preprocess:
         Raises:
             DataError: not an (h, w, 3) uint8 array.
         """
-        check_frame(frame_rgb)
-        if frame_rgb.shape[:2] == self.size_hw:
-            return np.ascontiguousarray(frame_rgb)
-        box = self._box(*frame_rgb.shape[:2])
+        check_frame(frame)
+        if frame.shape[:2] == self.size_hw:
+            return np.ascontiguousarray(frame if order == "RGB" else frame[..., ::-1])
+        box = self._box(*frame.shape[:2])
         resize = _resize_pillow if self.filter == "antialiased-bicubic" else _resize_fast
-        return resize(frame_rgb, self.size_hw, box)
+        return resize(frame, order, self.size_hw, box)
 
     def normalise(self, images_nhwc: np.ndarray) -> np.ndarray:
         """uint8 (B, H, W, 3) RGB -> float32 (B, 3, H, W), x = (pixel / 255 - mean) / std, as the engines do it."""
@@ -157,22 +159,23 @@ def check_frame(frame: np.ndarray) -> None:
     )
 
 
-def _resize_pillow(frame: np.ndarray, size_hw: tuple[int, int], box: tuple[float, float, float, float]) -> np.ndarray:
-    # Columns first, whatever Pillow's version: from 13 on it would choose the order by the frame's size, not the box's.
-    (out_h, out_w), (x0, y0, x1, y1) = size_hw, box
-    reach = 2 * max((y1 - y0) / out_h, 1.0) + 1  # rows that the bicubic kernel needs above and below the box
-    top, bottom = max(int(y0 - reach), 0), min(math.ceil(y1 + reach), len(frame))
-    bicubic = Image.Resampling.BICUBIC
-    image = Image.fromarray(frame[top:bottom])
-    narrow = image.resize((out_w, bottom - top), bicubic, box=(x0, 0, x1, bottom - top))
-    return np.array(narrow.resize((out_w, out_h), bicubic, box=(0, y0 - top, out_w, y1 - top)))
+def _resize_pillow(
+    frame: np.ndarray, order: Order, size_hw: tuple[int, int], box: tuple[float, float, float, float]
+) -> np.ndarray:
+    size = frame.shape[1], frame.shape[0]
+    # Pillow unpacks the frame to its own layout in any case, and sorts the channels on the way for nothing.
+    image = Image.frombuffer("RGB", size, np.ascontiguousarray(frame), "raw", order, 0, 1)
+    return np.array(image.resize(size_hw[::-1], Image.Resampling.BICUBIC, box=box))
 
 
-def _resize_fast(frame: np.ndarray, size_hw: tuple[int, int], box: tuple[float, float, float, float]) -> np.ndarray:
+def _resize_fast(
+    frame: np.ndarray, order: Order, size_hw: tuple[int, int], box: tuple[float, float, float, float]
+) -> np.ndarray:
     import cv2
 
     x0, y0, x1, y1 = (round(side) for side in box)
     part = frame[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
     shrinks = part.shape[0] >= size_hw[0] and part.shape[1] >= size_hw[1]
     kind = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(part, size_hw[::-1], interpolation=kind))
+    small = cv2.resize(part, size_hw[::-1], interpolation=kind)
+    return np.asarray(small if order == "RGB" else cv2.cvtColor(small, cv2.COLOR_BGR2RGB))

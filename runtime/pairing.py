@@ -7,8 +7,8 @@ import numpy as np
 from pgn_edge.agreement import compare, limits
 from pgn_edge.bundle import Bundle
 from pgn_edge.contract import EngineFacts, Precision
-from pgn_edge.errors import PairingError
-from pgn_edge.runtime.engines.base import Engine
+from pgn_edge.errors import EngineError, PairingError
+from pgn_edge.runtime.engines.base import Engine, TensorSpec
 
 # Largest error of the prompt rows as a share of their largest value: rounding of each format through the small CNN.
 PROMPT_TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 5e-2}
@@ -37,6 +37,31 @@ def check_facts(vit: EngineFacts, task: EngineFacts, task_name: str) -> None:
                 expected=f"{wanted} ({task.backbone})",
                 got=f"{found} ({vit.backbone})",
                 do="export the ViT with the backbone, --prompts and --layout that the task was trained for",
+            )
+
+
+def check_tensors(engine: Engine, facts: EngineFacts) -> None:
+    """Compare an engine's tensors with what its file says of itself.
+
+    Raises:
+        EngineError: another name, type or size.
+    """
+    geometry = facts.geometry
+    canvas = TensorSpec((None, 3, *geometry.canvas_hw), np.dtype(np.float32))
+    image = TensorSpec((None, *geometry.content_hw, 3), np.dtype(np.uint8))
+    answer = TensorSpec((None, None), np.dtype(np.float32))
+    wanted = {"image": image, "canvas": canvas} if facts.role == "pgn" else {"canvas": canvas, facts.output: answer}
+    found = {**engine.inputs, **engine.outputs}
+    for name, spec in wanted.items():
+        have = found.get(name)
+        same = have is not None and have.dtype == spec.dtype and len(have.shape) == len(spec.shape)
+        # The batch may be fixed; of the answer's width the facts say nothing.
+        if have is None or not same or any(w not in (None, h) for w, h in zip(spec.shape, have.shape, strict=True)):
+            raise EngineError(
+                f"{engine.name}: {name}",
+                expected=str(spec),
+                got=str(have or f"only {', '.join(found)}"),
+                do="export it again with pgn-edge",
             )
 
 

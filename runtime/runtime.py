@@ -14,9 +14,8 @@ import numpy as np
 from pgn_edge.bundle import Bundle, read_bundle
 from pgn_edge.contract import EngineFacts
 from pgn_edge.errors import EngineError, PairingError
-from pgn_edge.preprocess import check_frame
 from pgn_edge.runtime.engines import Engine, OnnxRuntimeEngine, OrtOptions, open_engine
-from pgn_edge.runtime.pairing import check_facts, check_golden
+from pgn_edge.runtime.pairing import check_facts, check_golden, check_tensors
 from pgn_edge.runtime.result import Result
 
 
@@ -51,6 +50,7 @@ class Runtime:
         self._vit = open_engine(vit, OrtOptions(threads=threads)) if isinstance(vit, str | Path) else vit
         try:
             self.facts = EngineFacts.from_metadata(self._vit.metadata, self._vit.name)
+            check_tensors(self._vit, self.facts)
             for name, path in (tasks or {}).items():
                 self.add(name, path)
         except BaseException:
@@ -72,6 +72,7 @@ class Runtime:
         options = OrtOptions(threads=self._threads, spin=False)
         pgn = OnnxRuntimeEngine(bundle.pgn_onnx, f"{path}: pgn.onnx", options)
         try:
+            check_tensors(pgn, bundle.facts)
             check_golden(bundle, self._vit, self.facts, pgn)
         except BaseException:
             pgn.close()
@@ -119,12 +120,15 @@ class Runtime:
         tasks = [self._task(name) for name, _ in frames]
         timings: dict[str, float] = {}
         with _timed(timings, "preprocess"):
-            images = [self._image(task, frame) for task, (_, frame) in zip(tasks, frames, strict=True)]
+            images = [
+                task.bundle.facts.preprocess(frame_bgr, "BGR")[None]
+                for task, (_, frame_bgr) in zip(tasks, frames, strict=True)
+            ]
         with _timed(timings, "pgn"):
             canvases = self._canvases(tasks, images)
         with _timed(timings, "vit"):
             embeddings = self._vit.infer({"canvas": canvases})[self.facts.output]
-        with _timed(timings, "head"):
+        with _timed(timings, "head"), np.errstate(invalid="ignore", over="ignore"):  # NaN and Inf are refused below
             scores = [task.bundle.head.scores(embeddings[i : i + 1])[0] for i, task in enumerate(tasks)]
         timings["total"] = sum(timings.values())
         return [
@@ -154,12 +158,6 @@ class Runtime:
             loaded = ", ".join(self._tasks) or "none"
             raise PairingError(f"task {name}", expected=f"a loaded task ({loaded})", got=repr(name), do="add it first")
         return self._tasks[name]
-
-    def _image(self, task: _Task, frame_bgr: np.ndarray) -> np.ndarray:
-        check_frame(frame_bgr)
-        # Filters treat channels alike, so the small image is reordered instead of the frame.
-        small = task.bundle.facts.preprocess(frame_bgr)
-        return np.ascontiguousarray(small[None, :, :, ::-1])
 
     def _canvases(self, tasks: Sequence[_Task], images: Sequence[np.ndarray]) -> np.ndarray:
         if len(tasks) == 1:

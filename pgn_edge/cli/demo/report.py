@@ -15,7 +15,7 @@ from pgn_edge.cli.demo import NAMES
 from pgn_edge.contract import EngineFacts
 from pgn_edge.runtime.annotate import canvas_picture
 from pgn_edge.runtime.bench import BenchReport
-from pgn_edge.runtime.bench_report import latency_histogram
+from pgn_edge.runtime.bench_report import STATS_HEADER, TAX_HEADER, histograms_png, stats_rows, tax_rows
 from pgn_edge.runtime.result import Result
 from pgn_edge.train.task import TrainReport
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INTRODUCTION = (
-    "The embedded ViT knows printed characters only. A PGN looks at each image and adds prompt patches under it, and the "
-    "two together read handwriting; the ViT itself is never touched."
+    "The embedded ViT knows printed characters only. A PGN looks at each image and adds prompt patches under it; the "
+    "two together read handwriting, and the ViT itself is never touched."
 )
 COLOURS = {"before": "#9aa5b1", "after": "#1f6feb"}
 
@@ -76,7 +76,7 @@ def demo_html(
             html.table(("", "top-1"), [(NAMES[key], f"{value:.1%}") for key, value in accuracy.items()]),
             html.picture(_png(_bars(accuracy)), f"Accuracy on {len(test)} handwritten digits"),
             html.heading("What the frozen engine sees"),
-            html.picture(_strip(samples), "Canvases of test frames: the image, and under it the prompt patches"),
+            html.picture(canvas_strip(samples), "Canvases of test frames: the image, and under it the prompt patches"),
             html.paragraph("Answer (truth) of each: " + ", ".join(f"{s.result.label} ({s.truth})" for s in samples)),
             html.heading("Where it errs"),
             html.picture(_png(_confusion(test.labels, answer, labels)), "Confusion matrix of the fp16 runtime"),
@@ -87,20 +87,15 @@ def demo_html(
             html.heading("Certificate of the inversion"),
             html.table(("", "value"), certificate),
             html.heading("Latency"),
-            html.picture(latency_histogram(bench), "Latency by stage; bench.html has the rest"),
-            html.table(
-                ("stage", "p50 ms", "p95 ms", "p99 ms"),
-                [
-                    (stage, *(_number(value[p]) for p in ("p50", "p95", "p99")))
-                    for stage, value in results["latency_ms"].items()
-                ],
-            ),
+            html.picture(histograms_png(bench), "Latency by stage; bench.html has the rest"),
+            html.table(STATS_HEADER, stats_rows(bench)),
+            html.table(TAX_HEADER, tax_rows(bench)),
         ],
     )
 
 
-def _strip(samples: Sequence[Sample]) -> bytes:
-    """Canvases side by side, enlarged four times, as PNG."""
+def canvas_strip(samples: Sequence[Sample]) -> bytes:
+    """Canvases side by side, enlarged three times, as PNG."""
     pictures = [canvas_picture(sample.result.canvas, sample.facts) for sample in samples]
     gap = np.full((pictures[0].shape[0], 4, 3), 255, np.uint8)
     row = np.concatenate([part for one in pictures for part in (one, gap)][:-1], axis=1)

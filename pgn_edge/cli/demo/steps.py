@@ -13,12 +13,12 @@ import cv2
 import numpy as np
 from torch import nn
 
-from pgn_edge.cli.demo.report import Sample, demo_html
+from pgn_edge.cli.demo.report import Sample, canvas_strip, demo_html
 from pgn_edge.errors import OutputError
 from pgn_edge.export.compile import compile_plan
 from pgn_edge.export.frozen import export_vit
 from pgn_edge.export.task import ExportReport, export_task
-from pgn_edge.files import atomic_write, write_text
+from pgn_edge.files import atomic_write, write_bytes, write_text
 from pgn_edge.heads import Head
 from pgn_edge.nn.backbones import load_backbone
 from pgn_edge.progress import Progress
@@ -100,14 +100,15 @@ def run_demo(folder: Path, epochs: int, seed: int, progress: Progress) -> dict[s
         write_text(folder / "bench.html", bench_html(bench))
     with step("look at the test split"):
         answers, samples = _test(folder, trained)
+    write_bytes(folder / "canvas.png", canvas_strip(samples))
     document = bench_json(bench)
     labels = trained.pgn.data.test.labels
     results = {
         "accuracy": {name: float((answer == labels).mean()) for name, answer in answers.items()},
         "parity": [rung.to_json() for rung in exported.parity],
         "certificate": exported.certificate.to_json(),
-        "latency_ms": document["latency_ms"],
-        "tax": document["tax"],
+        "latency_ms": document["stats_ms"],
+        "tax": {key: document[key] for key in ("adaptation_tax", "extra_token_ms", "bytes_per_frame")},
         "environment": document["environment"],
     }
     write_text(folder / "report.html", demo_html(results, trained.pgn, answers["pgn_fp16"], samples, bench))
@@ -153,7 +154,10 @@ def _run_on_clip(folder: Path, split: Split) -> None:
         Runtime(folder / "vit.onnx", {"digits": folder / "task.pgn"}) as runtime,
         open_source(str(folder / "clip.mp4")) as source,
     ):
-        sinks = [VideoSink(folder / "annotated.mp4", runtime.facts, source.fps), JsonlSink(folder / "frames.jsonl")]
+        sinks: list[Sink] = [
+            VideoSink(folder / "annotated.mp4", runtime.facts, source.fps),
+            JsonlSink(folder / "frames.jsonl"),
+        ]
         run_app(runtime, source, sinks)
 
 

@@ -1,0 +1,203 @@
+"""The whole chain through Runtime.infer against the bare ONNX Runtime session of the same ViT graph.
+
+CLIP ViT-B/32 with 16 prompts and a ResNet10 PGN (K = 16, N = 256), float32, batch 1, seeded random weights. Target: at
+most 1.08 times the bare session, medians, interleaved in one run. Two settings, since the idle threads of one session
+spin for milliseconds and slow the session that has the next turn:
+
+quiet: no session spins; the three take turns, in a new seeded order each round.
+shipped: default options on both sides; each timed call follows an untimed one of its own kind, so that the threads of
+    the others have gone to sleep and its own are as awake as between two frames.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import open_clip
+import torch
+from common import HEADER, environment_table, markdown_table, parser, stats_row, write_results
+
+from pgn_edge.errors import EngineError
+from pgn_edge.export.frozen import export_vit
+from pgn_edge.export.task import export_task
+from pgn_edge.heads import Head
+from pgn_edge.nn.checkpoint import Checkpoint, save_checkpoint
+from pgn_edge.nn.clip import clip_backbone
+from pgn_edge.nn.pgn import PGN, PgnConfig
+from pgn_edge.runtime import Runtime
+from pgn_edge.runtime.engines import OrtOptions, open_engine
+from pgn_edge.runtime.environment import describe_environment
+
+TARGET = 1.08
+BACKBONE = "open_clip:ViT-B-32/openai"  # the architecture; the weights are random
+PROMPTS, LIBRARY, CLASSES, GOLDEN = 16, 256, 100, 8
+FRAMES_HW = {"chain 224 x 224": (224, 224), "chain 640 x 480": (480, 640)}
+BARE = "bare session"
+SETTINGS = ("quiet", "shipped")
+
+Series = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Timed calls of each, warm-up rounds, threads of each session (0: one for each core), seed."""
+
+    samples: int
+    warmup: int
+    threads: int
+    seed: int
+
+
+def export_pair(folder: Path, seed: int) -> tuple[Path, Path]:
+    """Export a random ViT and a random task for it, through the same functions as the commands; returns both paths."""
+    torch.manual_seed(seed)
+    model = open_clip.create_model("ViT-B-32", pretrained=None, force_quick_gelu=True).eval()
+    weights = folder / "weights.pt"
+    torch.save(model.state_dict(), weights)
+    vit = clip_backbone(model, BACKBONE, None).vit
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((CLASSES, int(model.visual.proj.shape[1])), np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    checkpoint = Checkpoint(
+        name="chain",
+        backbone=BACKBONE,
+        fingerprint=vit.fingerprint(),
+        geometry=vit.geometry(PROMPTS),
+        preprocess=vit.spec.preprocess,
+        pgn=PGN(PgnConfig("resnet10", PROMPTS, LIBRARY, vit.width, vit.spec.image_hw[0])).eval(),
+        head=Head.text(rows, tuple(f"class {index}" for index in range(CLASSES)), 100.0),
+        golden_images=rng.integers(0, 256, (GOLDEN, *vit.spec.image_hw, 3), dtype=np.uint8),
+    )
+    save_checkpoint(folder / "ckpt.pt", checkpoint)
+    engine, task = folder / "vit.onnx", folder / "task.pgn"
+    export_vit(BACKBONE, engine, prompts=PROMPTS, weights=weights)
+    export_task(folder / "ckpt.pt", task, weights=weights)
+    return engine, task
+
+
+def measure(engine: Path, task: Path, setting: str, options: Options) -> tuple[Series, Series]:
+    """Milliseconds of each call by name, and of each stage inside by `<name>: <stage>`."""
+    spin = setting == "shipped"
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = options.threads
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
+    session = onnxruntime.InferenceSession(str(engine), settings, providers=["CPUExecutionProvider"])
+    vit = open_engine(engine, OrtOptions(threads=options.threads, spin=spin))
+    with Runtime(vit, {"chain": task}, threads=options.threads) as runtime:
+        calls, canvas = _calls(runtime, session, options.seed)
+        samples: Series = {name: [] for name in calls}
+        stages: Series = {}
+        rng = np.random.default_rng(options.seed)
+        for index in range(options.warmup + options.samples):
+            for name in rng.permutation(list(calls)):
+                if setting == "shipped":
+                    calls[name]()
+                start = perf_counter()
+                answer = calls[name]()
+                elapsed = (perf_counter() - start) * 1e3
+                if index >= options.warmup:
+                    samples[name].append(elapsed)
+                    for stage, value in getattr(answer, "timings_ms", {}).items():
+                        stages.setdefault(f"{name}: {stage}", []).append(value)
+            _tell(setting, index + 1, options.warmup + options.samples)
+        _check(calls, session, canvas)
+    return samples, stages
+
+
+def _calls(runtime: Runtime, session: Any, seed: int) -> tuple[dict[str, Callable[[], Any]], np.ndarray]:
+    rng = np.random.default_rng(seed)
+    frames = {name: rng.integers(0, 256, (*size, 3), dtype=np.uint8) for name, size in FRAMES_HW.items()}
+    canvas = runtime.infer("chain", next(iter(frames.values()))).canvas[None]
+    calls: dict[str, Callable[[], Any]] = {BARE: lambda: session.run(["embedding"], {"canvas": canvas})}
+    for name, frame in frames.items():
+        calls[name] = partial(runtime.infer, "chain", frame)
+    return calls, canvas
+
+
+def _check(calls: Mapping[str, Callable[[], Any]], session: Any, canvas: np.ndarray) -> None:
+    """The chain must give what the bare session gives on the same canvas, at the end as at the start."""
+    for name in FRAMES_HW:
+        result = calls[name]()
+        (bare,) = session.run(["embedding"], {"canvas": result.canvas[None]})
+        if not np.isfinite(bare).all() or not np.array_equal(bare[0], result.embedding):
+            raise EngineError(
+                name,
+                expected="the embedding of the bare session on the same canvas",
+                got=f"a difference of {np.abs(bare[0] - result.embedding).max():.3g}",
+                do="a latency of wrong answers means nothing: look for the fault first",
+            )
+    if not np.array_equal(calls[next(iter(FRAMES_HW))]().canvas[None], canvas):
+        raise EngineError("chain", expected="the same canvas at every call", got="another one", do="find the fault")
+
+
+def _tell(setting: str, done: int, total: int) -> None:
+    # Plain lines: the thread behind a live bar would take time from what is measured.
+    if done % max(total // 10, 1) == 0:
+        print(f"{setting}: {done} of {total} rounds", file=sys.stderr)
+
+
+def _ratios(samples: Series) -> dict[str, float]:
+    bare = float(np.median(samples[BARE]))
+    return {name: float(np.median(samples[name])) / bare for name in FRAMES_HW}
+
+
+def _markdown(document: Mapping[str, Any]) -> str:
+    parts = ["# The whole chain against the bare session\n", f"{__doc__}".strip() + "\n"]
+    for setting, one in document["settings"].items():
+        rows = [
+            (*stats_row(name, series), f"{one['ratio'][name]:.3f}" if name in one["ratio"] else "1.000")
+            for name, series in one["samples_ms"].items()
+        ]
+        stages = [stats_row(name, series, 3) for name, series in one["stages_ms"].items()]
+        parts += [f"## {setting}: milliseconds\n", markdown_table((*HEADER, "x bare"), rows)]
+        parts += ["Stages of Runtime.infer:\n", markdown_table(HEADER, stages)]
+    verdict = "met" if document["passed"] else "MISSED"
+    parts += [f"Target: at most {TARGET} x the bare session in every row: **{verdict}**.\n"]
+    return "\n".join([*parts, environment_table(document["environment"])])
+
+
+def main() -> int:
+    """Measure, write, and give exit status 1 where the target is missed."""
+    arguments = parser("The whole chain against the bare ONNX Runtime session.")
+    arguments.add_argument("--samples", type=int, default=200)
+    arguments.add_argument("--warmup", type=int, default=10)
+    arguments.add_argument("--threads", type=int, default=0)
+    arguments.add_argument("--seed", type=int, default=0)
+    given = vars(arguments.parse_args())
+    output = given.pop("output")
+    options = Options(**given)
+    environment = describe_environment()
+    # Else open_clip warns on stderr that the weights are random, which is intended here.
+    logging.getLogger().setLevel(logging.ERROR)
+    settings: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        print("exporting the ViT and the task", file=sys.stderr)
+        engine, task = export_pair(Path(folder), options.seed)
+        for setting in SETTINGS:
+            samples, stages = measure(engine, task, setting, options)
+            settings[setting] = {"samples_ms": samples, "stages_ms": stages, "ratio": _ratios(samples)}
+    passed = all(ratio <= TARGET for one in settings.values() for ratio in one["ratio"].values())
+    document = {
+        "benchmark": "chain",
+        "environment": environment,
+        "options": asdict(options),
+        "target": TARGET,
+        "passed": passed,
+        "settings": settings,
+    }
+    write_results(output, "chain", document, _markdown(document))
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
