@@ -154,11 +154,8 @@ def _run_on_clip(folder: Path, split: Split) -> None:
         Runtime(folder / "vit.onnx", {"digits": folder / "task.pgn"}) as runtime,
         open_source(str(folder / "clip.mp4")) as source,
     ):
-        sinks: list[Sink] = [
-            VideoSink(folder / "annotated.mp4", runtime.facts, source.fps),
-            JsonlSink(folder / "frames.jsonl"),
-        ]
-        run_app(runtime, source, sinks)
+        video = VideoSink(folder / "annotated.mp4", runtime.facts, source.fps)
+        run_app(runtime, source, [video, JsonlSink(folder / "frames.jsonl")])
 
 
 def _test(folder: Path, trained: Trained) -> tuple[dict[str, np.ndarray], list[Sample]]:
