@@ -59,8 +59,10 @@ def finish(model: onnx.ModelProto, facts: EngineFacts) -> onnx.ModelProto:
         node.doc_string = ""
     for info in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
         del info.metadata_props[:]
+        info.doc_string = ""
     del model.metadata_props[:]
     del model.graph.metadata_props[:]
+    model.doc_string = model.graph.doc_string = ""
     model.graph.name = facts.role
     model.producer_name, model.producer_version = "pgn-edge", ""
     onnx.helper.set_model_props(model, facts.to_metadata())

@@ -120,7 +120,7 @@ class Certificate:
             InversionError: rank, residual, conditioning or range outside the limits.
         """
         way_out = "choose a backbone whose patch has at least as many pixel values as a token has entries"
-        if self.rank < self.width or self.residual > RESIDUAL_LIMIT:
+        if self.rank < self.width or not self.residual <= RESIDUAL_LIMIT:  # NaN is refused too
             raise InversionError(
                 "prompt inversion",
                 expected=f"a patch projection of rank {self.width}, residual at most {RESIDUAL_LIMIT:g}",

@@ -54,11 +54,12 @@ class Golden:
             BundleError: a shape or dtype is wrong.
         """
         geometry = facts.geometry
-        count, rows = len(self.images), geometry.rows * geometry.patch
+        count = len(self.images) if self.images.ndim else 0
+        rows = geometry.rows * geometry.patch
         expected = {
             "images": ((count, *geometry.content_hw, 3), np.uint8, self.images),
             "prompt_rows": ((count, 3, rows, geometry.canvas_hw[1]), np.float32, self.prompt_rows),
-            "embedding": ((count, self.embedding.shape[-1]), np.float32, self.embedding),
+            "embedding": ((count, *self.embedding.shape[-1:]), np.float32, self.embedding),
             "top1": ((count,), np.int64, self.top1),
         }
         for name, (shape, dtype, array) in expected.items():
@@ -161,9 +162,9 @@ def read_bundle(path: str | Path) -> Bundle:
             provenance=dict(manifest["provenance"]),
         )
         bundle.golden.check(bundle.facts)
-    except BundleError:
-        raise
     except PgnEdgeError as exc:
+        if isinstance(exc, BundleError) and exc.subject.startswith(source):
+            raise
         raise _refuse(source, "a manifest that makes sense", str(exc)) from exc
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as exc:
         raise _refuse(source, f"a manifest of schema {SCHEMA}", f"{type(exc).__name__}: {exc}") from exc

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -107,10 +108,26 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise _refuse(source, "a checkpoint that makes sense", str(exc)) from exc
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as exc:
         raise _refuse(source, "a whole checkpoint", f"{type(exc).__name__}: {exc}".split("\n")[0]) from exc
+    _check_parts(checkpoint, source)
     bad = [name for name, tensor in pgn.state_dict().items() if not torch.isfinite(tensor).all()]
     if bad:
         raise _refuse(source, "finite weights", f"NaN or Inf in {bad[0]}")
     return checkpoint
+
+
+def _check_parts(checkpoint: Checkpoint, source: str) -> None:
+    """Refuse parts that do not fit each other."""
+    geometry, images = checkpoint.geometry, checkpoint.golden_images
+    shape = (max(len(images), 1) if images.ndim else 1, *geometry.content_hw, 3)
+    pairs = {
+        "golden images": (f"uint8 {shape}", f"{images.dtype} {images.shape}"),
+        "image size": (geometry.content_hw, checkpoint.preprocess.size_hw),
+        "prompts": (geometry.prompts, checkpoint.pgn.config.prompts),
+        "provenance": (dict, type(checkpoint.provenance)),
+    }
+    for what, (expected, got) in pairs.items():
+        if expected != got:
+            raise _refuse(source, f"{what} {expected}", f"{got}")
 
 
 def save_tensors(path: str | Path, data: Mapping[str, Any]) -> None:
@@ -132,7 +149,9 @@ def load_tensors(path: str | Path) -> Any:
     """
     source = str(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on foreign files, all of which are refused with our own words
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as exc:
         raise CheckpointError(source, expected="a checkpoint", got="no such file", do="check the path") from exc
     except pickle.UnpicklingError as exc:

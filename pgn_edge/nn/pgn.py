@@ -66,7 +66,7 @@ class PgnConfig:
                 int(data["width"]),
                 int(data["resolution"]),
             )
-        except (KeyError, TypeError, ValueError) as exc:
+        except (KeyError, TypeError, ValueError, OverflowError) as exc:
             raise CheckpointError(
                 "PGN configuration",
                 expected="generator, prompts, library, width and resolution",

@@ -1,0 +1,119 @@
+"""One tiny frozen ViT and one tiny task, exported once and shared by every test that needs real files."""
+
+from __future__ import annotations
+
+import os
+
+# Toy matrices: threads would only wait for each other, most of all on a busy machine. Read when numpy is imported.
+os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+import pgn_edge.nn.backbones
+from pgn_edge.export.frozen import export_vit
+from pgn_edge.export.task import export_task
+from pgn_edge.nn.builtin import CharacterNet
+from pgn_edge.nn.checkpoint import Checkpoint, save_checkpoint
+from pgn_edge.nn.pgn import PGN, PgnConfig
+from pgn_edge.nn.vit import Backbone
+
+PROMPTS, LIBRARY, GOLDEN_FRAMES = 16, 32, 24
+LABELS = tuple("0123456789")
+
+# The same examples on every machine, no time limit that a busy machine could miss, nothing left on disk.
+settings.register_profile("house", derandomize=True, deadline=None, database=None, max_examples=50)
+settings.load_profile("house")
+
+
+class TinyPair(NamedTuple):
+    """Files that belong together, all made from `tiny_backbone` and `tiny_checkpoint`.
+
+    Args:
+        vit: ViT engine, fp32, 16 prompt slots appended.
+        stock: ViT engine, fp32, no prompt slots.
+        task: bundle with an fp32 PGN engine.
+        task_fp16: the same task with an fp16 PGN engine.
+    """
+
+    vit: Path
+    stock: Path
+    task: Path
+    task_fp16: Path
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone() -> Backbone:
+    """`builtin` cut to two blocks with random weights: every code path, a third of the export time."""
+    torch.manual_seed(0)
+    net = CharacterNet()
+    net.body.blocks = net.body.blocks[:2]
+    return net.backbone()
+
+
+@pytest.fixture
+def use_tiny_backbone(tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> Backbone:
+    """For this test, the name `builtin` means `tiny_backbone`."""
+    monkeypatch.setattr(pgn_edge.nn.backbones, "_load_builtin", lambda rest, weights: tiny_backbone)
+    return tiny_backbone
+
+
+@pytest.fixture(scope="session")
+def golden_images() -> np.ndarray:
+    """(24, 64, 64, 3) uint8: a colour for each frame under some noise, so that embeddings differ."""
+    rng = np.random.default_rng(0)
+    colour = rng.integers(0, 128, (GOLDEN_FRAMES, 1, 1, 3))
+    return (colour + rng.integers(0, 128, (GOLDEN_FRAMES, 64, 64, 3))).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(
+    tiny_backbone: Backbone, golden_images: np.ndarray, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A checkpoint of an untrained PGN, K = 16 and N = 32, that looks at 16 x 16 pixels."""
+    torch.manual_seed(1)
+    vit = tiny_backbone.vit
+    pgn = PGN(PgnConfig("resnet10", PROMPTS, LIBRARY, vit.width, 16)).eval()
+    checkpoint = Checkpoint(
+        name="tiny",
+        backbone="builtin",
+        fingerprint=vit.fingerprint(),
+        geometry=vit.geometry(PROMPTS),
+        preprocess=vit.spec.preprocess,
+        pgn=pgn,
+        head=tiny_backbone.zero_shot.head(LABELS, "{}"),
+        golden_images=golden_images,
+        provenance={"data": "noise", "seed": 1},
+    )
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
+    save_checkpoint(path, checkpoint)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_pair(tiny_backbone: Backbone, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyPair:
+    """A ViT engine, its stock twin, and one task in both precisions."""
+    folder = tmp_path_factory.mktemp("pair")
+    pair = TinyPair(*(folder / name for name in ("vit.onnx", "stock.onnx", "task.pgn", "task_fp16.pgn")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pgn_edge.nn.backbones, "_load_builtin", lambda rest, weights: tiny_backbone)
+        export_vit("builtin", pair.vit, prompts=PROMPTS)
+        export_vit("builtin", pair.stock, prompts=0)
+        export_task(tiny_checkpoint, pair.task)
+        export_task(tiny_checkpoint, pair.task_fp16, precision="fp16")
+    return pair
+
+
+@pytest.fixture(scope="session")
+def tiny_vit_fp16(tiny_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`TinyPair.vit` in fp16."""
+    path = tmp_path_factory.mktemp("fp16") / "vit_fp16.onnx"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pgn_edge.nn.backbones, "_load_builtin", lambda rest, weights: tiny_backbone)
+        export_vit("builtin", path, prompts=PROMPTS, precision="fp16")
+    return path

@@ -1,0 +1,160 @@
+"""Writing whole or not at all: on failure, on a full disk, under a signal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pgn_edge.errors import OutputError
+from pgn_edge.files import atomic_write, write_bytes, write_text
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_bytes_and_text(tmp_path: Path):
+    write_bytes(tmp_path / "a", b"\x00\xff")
+    write_text(str(tmp_path / "b"), "é\n")
+    assert (tmp_path / "a").read_bytes() == b"\x00\xff"
+    assert (tmp_path / "b").read_bytes() == b"\xc3\xa9\n"
+    assert names(tmp_path) == ["a", "b"]
+
+
+@pytest.mark.parametrize("old", [None, b"old"], ids=["new file", "replaces a file"])
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_a_failure_inside_leaves_all_as_it_was(tmp_path: Path, old: bytes | None, error: type[BaseException]):
+    path = tmp_path / "file.bin"
+    if old:
+        path.write_bytes(old)
+
+    def fail() -> None:
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(b"half of it")
+            raise error("on cue")
+
+    with pytest.raises(error):
+        fail()
+    assert names(tmp_path) == (["file.bin"] if old else [])
+    assert not old or path.read_bytes() == old
+
+
+def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path: Path):
+    path = tmp_path / "file.bin"
+    path.write_bytes(b"old")
+    with atomic_write(path) as temporary:
+        assert temporary.parent == path.parent, "a rename is atomic only within one file system"
+        temporary.write_bytes(b"new")
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "task.pgn", "two.dots.json"])
+def test_the_temporary_name_keeps_the_suffix(tmp_path: Path, name: str):
+    with atomic_write(tmp_path / name) as temporary:
+        assert temporary.suffix == Path(name).suffix
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002], ids=oct)
+def test_the_mode_follows_the_umask(tmp_path: Path, umask: int):
+    before = os.umask(umask)
+    try:
+        write_bytes(tmp_path / "file", b"")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o666 & ~umask
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param("missing/file", id="no such folder"),
+        pytest.param("file/below", id="the folder is a file"),
+        pytest.param("folder", id="the path is a folder"),
+        pytest.param("x" * 300, id="the name is too long"),
+        pytest.param("nu\0ll", id="no name that a file can have"),
+        pytest.param("", id="empty"),
+    ],
+)
+def test_paths_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError):
+        write_bytes(path, b"data")
+    assert names(tmp_path) == ["file", "folder"]
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from pgn_edge.errors import OutputError
+from pgn_edge.files import write_bytes
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit then fails like one on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    write_bytes(sys.argv[1], bytes(100_000))
+except OutputError as exc:
+    print(exc)
+"""
+
+
+def test_a_disk_that_fills_up_midway(tmp_path: Path):
+    path = tmp_path / "file.bin"
+    path.write_bytes(b"old")
+    child = run(FULL_DISK, path)
+    assert "File too large" in child.stdout, child
+    assert "free space" in child.stdout
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["file.bin"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_an_error_of_the_disk_becomes_ours(tmp_path: Path):
+    with pytest.raises(OutputError, match="No space left"), atomic_write(tmp_path / "file"):
+        Path("/dev/full").write_bytes(b"data")
+    assert names(tmp_path) == []
+
+
+SIGNALLED = """
+import os, signal, sys
+from pgn_edge.files import atomic_write
+{setup}
+with atomic_write(sys.argv[1]) as temporary, open(temporary, "wb") as file:
+    file.write(bytes(50_000))
+    file.flush()
+    os.kill(os.getpid(), signal.SIGTERM)
+    file.write(bytes(50_000))
+"""
+POLITE = "signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))"
+
+
+@pytest.mark.parametrize(
+    ("setup", "status", "left"),
+    [
+        pytest.param(POLITE, 128 + signal.SIGTERM, 0, id="as the command line does it: nothing is left"),
+        pytest.param("", -signal.SIGTERM, 1, id="without a handler: the final name is still untouched"),
+    ],
+)
+@pytest.mark.parametrize("old", [None, b"old"], ids=["new file", "replaces a file"])
+def test_terminated_in_the_middle(tmp_path: Path, setup: str, status: int, left: int, old: bytes | None):
+    path = tmp_path / "file.bin"
+    if old:
+        path.write_bytes(old)
+    child = run(SIGNALLED.format(setup=setup), path)
+    assert child.returncode == status, child.stderr
+    assert path.exists() is bool(old)
+    assert not old or path.read_bytes() == old
+    assert len(names(tmp_path)) == left + bool(old)

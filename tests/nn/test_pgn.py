@@ -1,0 +1,130 @@
+"""The Prompt Generation Network: its size as in the paper, and its mixtures."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+import torch
+
+from pgn_edge.errors import CheckpointError, GeometryError
+from pgn_edge.nn.generator import ResNet10
+from pgn_edge.nn.pgn import PGN, PgnConfig
+
+
+def make(generator: str = "resnet10", prompts: int = 4, library: int = 6, width: int = 8, resolution: int = 16) -> PGN:
+    torch.manual_seed(0)
+    return PGN(PgnConfig(generator, prompts, library, width, resolution)).eval()
+
+
+IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("prompts", "library", "width", "count"),
+    [
+        pytest.param(16, 256, 768, 1_032_304, id="the paper's CLIP setting"),
+        pytest.param(16, 128, 384, 620_656, id="half the library, narrow tokens"),
+        pytest.param(16, 128, 768, 669_808, id="half the library"),
+    ],
+)
+def test_parameter_counts(prompts: int, library: int, width: int, count: int):
+    pgn = make("resnet10", prompts, library, width)
+    assert sum(parameter.numel() for parameter in pgn.parameters()) == count
+
+
+@pytest.mark.parametrize(("generator", "library"), [("resnet10", 6), ("constant", 4)])
+def test_coefficients_are_mixtures(generator: str, library: int):
+    with torch.no_grad():
+        coefficients = make(generator, 4, library).coefficients(IMAGES)
+    assert coefficients.shape == (3, 4, library)
+    assert (coefficients >= 0).all()
+    torch.testing.assert_close(coefficients.sum(dim=-1), torch.ones(3, 4))
+
+
+def test_prompts_are_mixtures_of_the_library():
+    pgn = make()
+    with torch.no_grad():
+        prompts, coefficients = pgn(IMAGES), pgn.coefficients(IMAGES)
+    by_hand = torch.einsum("bkn,nd->bkd", coefficients, pgn.library)
+    torch.testing.assert_close(prompts, by_hand)
+    assert prompts.shape == (3, 4, 8)
+
+
+def test_the_network_looks_at_the_image():
+    with torch.no_grad():
+        first, second, _ = make()(IMAGES)
+    assert (first - second).abs().max() > 0
+
+
+def test_constant_prompts_do_not():
+    pgn = make("constant", 4, 4)
+    with torch.no_grad():
+        prompts = pgn(IMAGES)
+    torch.testing.assert_close(prompts, pgn.library.expand(3, 4, 8), rtol=0, atol=0)
+
+
+def test_every_parameter_gets_a_gradient():
+    pgn = make().train()
+    (pgn(IMAGES) * torch.randn(8, generator=torch.Generator().manual_seed(1))).sum().backward()
+    without = [name for name, p in pgn.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    # A bias right before a softmax over N shifts nothing only if it is the same for all N: all of them matter here.
+    assert without == []
+
+
+def test_the_library_starts_small():
+    library = make(prompts=1, library=2000, width=64).library
+    assert float(library.detach().std()) == pytest.approx(0.02, rel=0.02)
+    assert abs(float(library.detach().mean())) < 1e-3
+
+
+def test_larger_images_are_averaged_down():
+    generator = make().generator
+    assert isinstance(generator, ResNet10)
+    with torch.no_grad():
+        small = torch.nn.functional.avg_pool2d(IMAGES, 2)
+        torch.testing.assert_close(generator(IMAGES), generator(small))
+
+
+@pytest.mark.parametrize("resolution", [12, 64], ids=["no divisor", "larger than the image"])
+def test_a_resolution_that_does_not_fit_is_refused(resolution: int):
+    with pytest.raises(GeometryError, match="divisor of the image width 32"):
+        make(resolution=resolution)(IMAGES)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param(("resnet50", 4, 6, 8, 16), id="unknown generator"),
+        pytest.param(("resnet10", 0, 6, 8, 16), id="no prompts"),
+        pytest.param(("resnet10", 4, 0, 8, 16), id="no library"),
+        pytest.param(("resnet10", 4, 6, -8, 16), id="negative width"),
+        pytest.param(("constant", 4, 6, 8, 16), id="constant with a library of its own"),
+    ],
+)
+def test_configurations_that_are_refused(fields: tuple[Any, ...]):
+    with pytest.raises(CheckpointError):
+        PgnConfig(*fields)
+
+
+GOOD = asdict(PgnConfig("resnet10", 4, 6, 8, 16))
+
+
+def test_a_configuration_survives_json():
+    assert PgnConfig.from_json(GOOD) == PgnConfig("resnet10", 4, 6, 8, 16)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param({}, id="empty"),
+        pytest.param({**GOOD, "width": "wide"}, id="a word for a number"),
+        pytest.param({**GOOD, "width": float("inf")}, id="Infinity"),
+        pytest.param({**GOOD, "generator": None}, id="null"),
+        pytest.param([], id="a list"),
+    ],
+)
+def test_json_that_makes_no_sense(data: Any):
+    with pytest.raises(CheckpointError):
+        PgnConfig.from_json(data)

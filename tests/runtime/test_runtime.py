@@ -1,0 +1,325 @@
+"""The runtime: equal to torch, all or nothing, and closed to what does not belong together."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from pgn_edge.bundle import Bundle, read_bundle, write_bundle
+from pgn_edge.contract import EngineFacts
+from pgn_edge.errors import BundleError, DataError, EngineError, PairingError, PgnEdgeError
+from pgn_edge.nn.checkpoint import load_checkpoint
+from pgn_edge.runtime import Runtime
+from pgn_edge.runtime.engines import FakeEngine, OnnxRuntimeEngine
+from pgn_edge.sidecar import Sidecar, write_sidecar
+
+
+def frame(seed: int, height: int = 90, width: int = 120) -> np.ndarray:
+    """A BGR frame whose channels differ: a mix-up of colours must show."""
+    rng = np.random.default_rng(seed)
+    colour = rng.integers(0, 128, 3)
+    return (colour + rng.integers(0, 128, (height, width, 3))).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def runtime(tiny_pair):
+    with Runtime(tiny_pair.vit, {"exact": tiny_pair.task, "half": tiny_pair.task_fp16}) as runtime:
+        yield runtime
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_pair) -> Bundle:
+    return read_bundle(tiny_pair.task)
+
+
+class FlakyViT(FakeEngine):
+    """The real ViT engine behind a fake one: it answers well until told otherwise."""
+
+    def __init__(self, path: Path, **options: Any) -> None:
+        real = OnnxRuntimeEngine(path, str(path))
+        self.spoil: Any = None
+
+        def run(feeds: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+            result = real.infer(feeds)
+            return result if self.spoil is None else {name: self.spoil(array) for name, array in result.items()}
+
+        super().__init__(real.inputs, real.outputs, run, metadata=real.metadata, **options)
+
+
+# Answers.
+
+
+@pytest.mark.parametrize(
+    ("task", "tolerance"), [pytest.param("exact", 1e-4, id="fp32"), pytest.param("half", 5e-3, id="fp16")]
+)
+@pytest.mark.parametrize("size", [(64, 64), (90, 120), (200, 70), (1, 1)], ids=str)
+def test_infer_equals_torch(runtime, tiny_checkpoint, tiny_backbone, task: str, tolerance: float, size: tuple):
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    bgr = frame(1, *size)
+    image_rgb = checkpoint.preprocess(np.ascontiguousarray(bgr[:, :, ::-1]))
+    image = torch.from_numpy(checkpoint.preprocess.normalise(image_rgb[None]))
+    with torch.no_grad():
+        embedding = tiny_backbone.vit(image, checkpoint.pgn(image)).numpy()
+    result = runtime.infer(task, bgr)
+    scale = np.abs(embedding).max()
+    np.testing.assert_allclose(result.embedding, embedding[0], rtol=0, atol=tolerance * scale)
+    np.testing.assert_allclose(result.scores, checkpoint.head.scores(embedding)[0], rtol=0, atol=tolerance)
+
+
+def test_a_result_is_complete(runtime, bundle: Bundle):
+    result = runtime.infer("exact", frame(2))
+    assert result.task == "exact"
+    assert result.labels == bundle.head.labels == tuple("0123456789")
+    assert result.label == result.labels[int(result.scores.argmax())]
+    assert result.score == pytest.approx(float(result.scores.max()))
+    assert result.scores.sum() == pytest.approx(1, abs=1e-5)
+    assert result.canvas.shape == (3, 80, 64)
+    assert set(result.timings_ms) >= {"preprocess", "pgn", "vit", "head"}
+    assert min(result.timings_ms.values()) >= 0
+    assert result.top(3)[0] == (result.label, result.score)
+    assert [score for _, score in result.top(10)] == sorted(result.scores.tolist(), reverse=True)
+
+
+def test_a_batch_of_mixed_tasks_equals_single_frames(runtime):
+    jobs = [("exact", frame(3)), ("half", frame(4, 64, 64)), ("exact", frame(5, 33, 200)), ("half", frame(3))]
+    together = runtime.infer_batch(jobs)
+    for (name, image), result in zip(jobs, together, strict=True):
+        alone = runtime.infer(name, image)
+        assert (result.task, result.label) == (name, alone.label)
+        np.testing.assert_allclose(result.embedding, alone.embedding, rtol=0, atol=3e-6 * np.abs(alone.embedding).max())
+        np.testing.assert_allclose(result.canvas, alone.canvas, rtol=0, atol=2e-3 if name == "half" else 1e-5)
+    assert np.abs(together[0].canvas - together[3].canvas).max() > 0, "both precisions gave the very same canvas"
+
+
+def test_no_frames_no_results(runtime):
+    assert runtime.infer_batch([]) == []
+
+
+def test_results_belong_to_the_caller(runtime):
+    first = runtime.infer("exact", frame(6))
+    kept = [array.copy() for array in (first.scores, first.embedding, first.canvas)]
+    runtime.infer("exact", frame(7))
+    for array, copy in zip((first.scores, first.embedding, first.canvas), kept, strict=True):
+        np.testing.assert_array_equal(array, copy)
+
+
+def test_the_frame_is_left_alone(runtime):
+    image = frame(8, 64, 64)
+    copy = image.copy()
+    runtime.infer("exact", image)
+    np.testing.assert_array_equal(image, copy)
+
+
+# Refusals in use.
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        pytest.param(np.zeros((64, 64, 3), np.float32), id="float"),
+        pytest.param(np.zeros((64, 64), np.uint8), id="grey"),
+        pytest.param(np.zeros((64, 64, 4), np.uint8), id="alpha"),
+        pytest.param(np.zeros((0, 64, 3), np.uint8), id="empty"),
+        pytest.param(None, id="no frame at all"),
+    ],
+)
+def test_frames_that_are_refused(runtime, image: Any):
+    with pytest.raises(DataError):
+        runtime.infer("exact", image)
+    with pytest.raises(DataError):
+        runtime.infer_batch([("exact", frame(1)), ("exact", image)])
+
+
+def test_an_unknown_task_is_refused_with_the_loaded_ones(runtime):
+    for call in (lambda: runtime.infer("pets", frame(1)), lambda: runtime.infer_batch([("pets", frame(1))])):
+        with pytest.raises(PairingError, match=r"exact, half"):
+            call()
+
+
+def test_a_name_that_is_taken_is_refused(runtime, tiny_pair):
+    with pytest.raises(PairingError, match="taken"):
+        runtime.add("exact", tiny_pair.task_fp16)
+    assert runtime.tasks["exact"].facts.precision == "fp32"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=["NaN", "Inf", "-Inf"])
+def test_an_answer_that_is_no_number_is_refused(tiny_pair, value: float):
+    vit = FlakyViT(tiny_pair.vit)
+    with Runtime(vit, {"a": tiny_pair.task}) as runtime:
+        good = runtime.infer("a", frame(1))
+        vit.spoil = lambda array: np.full_like(array, value)
+        with pytest.raises(EngineError, match="finite"):
+            runtime.infer("a", frame(1))
+        vit.spoil = None
+        assert runtime.infer("a", frame(1)).label == good.label
+
+
+def test_an_engine_that_fails_once(tiny_pair, bundle: Bundle):
+    first_frame = len(bundle.golden.images)
+    vit = FlakyViT(tiny_pair.vit, fail_at=frozenset({first_frame}))
+    with Runtime(vit, {"a": tiny_pair.task}) as runtime:
+        with pytest.raises(EngineError, match="on cue"):
+            runtime.infer("a", frame(1))
+        runtime.infer("a", frame(1))
+
+
+def test_closed_twice(tiny_pair):
+    vit = FlakyViT(tiny_pair.vit)
+    runtime = Runtime(vit, {"a": tiny_pair.task})
+    runtime.close()
+    runtime.close()
+    assert vit.closed
+    assert runtime.tasks == {}
+    with pytest.raises(PgnEdgeError):
+        runtime.infer("a", frame(1))
+
+
+# Refusals at the door. Each bundle below is whole, its hashes right: only its content is wrong.
+
+
+def forged(folder: Path, bundle: Bundle, **changes: Any) -> Path:
+    path = folder / "forged.pgn"
+    write_bundle(path, dataclasses.replace(bundle, **changes))
+    return path
+
+
+def refused(pair: Any, path: Path, error: type[PgnEdgeError] = PairingError) -> str:
+    """The task is refused, and the runtime goes on with the tasks that it had."""
+    with Runtime(pair.vit, {"good": pair.task}) as runtime:
+        with pytest.raises(error) as caught:
+            runtime.add("bad", path)
+        assert list(runtime.tasks) == ["good"]
+        assert runtime.infer("good", frame(1)).label
+    vit = FlakyViT(pair.vit)
+    with pytest.raises(error):
+        Runtime(vit, {"bad": path})
+    assert vit.closed, "the engine was left open behind the error"
+    return str(caught.value)
+
+
+def test_another_vits_task(tiny_pair, bundle: Bundle, tmp_path: Path):
+    facts = dataclasses.replace(bundle.facts, fingerprint="cd" * 32)
+    message = refused(tiny_pair, forged(tmp_path, bundle, facts=facts))
+    assert "fingerprint" in message
+    assert "cd" * 32 in message
+    assert bundle.facts.fingerprint in message
+
+
+def test_another_canvas(tiny_pair):
+    with pytest.raises(PairingError, match="canvas") as caught:
+        Runtime(tiny_pair.stock, {"a": tiny_pair.task})
+    assert "prompts=16" in str(caught.value)
+    assert "prompts=0" in str(caught.value)
+
+
+def test_another_normalisation(tiny_pair, bundle: Bundle, tmp_path: Path):
+    preprocess = dataclasses.replace(bundle.facts.preprocess, mean=(0.4, 0.5, 0.5))
+    facts = dataclasses.replace(bundle.facts, preprocess=preprocess)
+    assert "normalisation" in refused(tiny_pair, forged(tmp_path, bundle, facts=facts))
+
+
+def test_swapped_roles(tiny_pair, bundle: Bundle, tmp_path: Path):
+    pgn = tmp_path / "pgn.onnx"
+    pgn.write_bytes(bundle.pgn_onnx)
+    with pytest.raises(PairingError, match="roles"):
+        Runtime(pgn, {"a": tiny_pair.task})
+    facts = dataclasses.replace(bundle.facts, role="vit", output="embedding")
+    swapped = forged(tmp_path, bundle, facts=facts, pgn_onnx=tiny_pair.vit.read_bytes())
+    assert "roles" in refused(tiny_pair, swapped)
+
+
+def spoilt_golden(bundle: Bundle, name: str, value: Any) -> Any:
+    golden = bundle.golden
+    array = getattr(golden, name).copy()
+    array[-1].flat[0] = value(array[-1].flat[0]) if callable(value) else value
+    return dataclasses.replace(golden, **{name: array})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        pytest.param("prompt_rows", lambda old: old + 1, "prompt rows", id="a pixel of the prompts"),
+        pytest.param("prompt_rows", np.nan, "prompt rows", id="NaN in the prompts"),
+        pytest.param("embedding", lambda old: old + 1, "embedding", id="an entry of the embedding"),
+        pytest.param("embedding", np.nan, "embedding", id="NaN in the embedding"),
+    ],
+)
+def test_a_golden_pair_that_the_device_does_not_reproduce(
+    tiny_pair, bundle: Bundle, tmp_path: Path, name: str, value: Any, says: str
+):
+    message = refused(tiny_pair, forged(tmp_path, bundle, golden=spoilt_golden(bundle, name, value)))
+    assert f"golden {says}" in message
+
+
+def test_a_golden_class_that_the_device_does_not_reproduce(tiny_pair, bundle: Bundle, tmp_path: Path):
+    golden = dataclasses.replace(bundle.golden, top1=(bundle.golden.top1 + 1) % 10)
+    assert "golden class" in refused(tiny_pair, forged(tmp_path, bundle, golden=golden))
+
+
+def test_a_vit_that_drifts_on_this_device(tiny_pair):
+    vit = FlakyViT(tiny_pair.vit)
+    vit.spoil = lambda array: array[:, ::-1]
+    with pytest.raises(PairingError, match="golden embedding"):
+        Runtime(vit, {"a": tiny_pair.task})
+
+
+def toy_pgn(output: str, shape: list[int | str]) -> bytes:
+    """image -> zeros of any name and shape."""
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 64, 64, 3])
+    result = helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)
+    sizes = helper.make_tensor("sizes", TensorProto.INT64, [4], [1, *shape[1:]])
+    graph = helper.make_graph(
+        [helper.make_node("ConstantOfShape", ["sizes"], [output])], "toy", [image], [result], [sizes]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"no graph", id="no ONNX"),
+        pytest.param(toy_pgn("picture", [1, 3, 80, 64]), id="another name for the canvas"),
+        pytest.param(toy_pgn("canvas", [1, 3, 64, 64]), id="a canvas without slots"),
+        pytest.param(toy_pgn("canvas", [1, 3, 80, 32]), id="a narrow canvas"),
+    ],
+)
+def test_a_pgn_engine_that_is_none(tiny_pair, bundle: Bundle, tmp_path: Path, data: bytes):
+    refused(tiny_pair, forged(tmp_path, bundle, pgn_onnx=data), EngineError)
+
+
+def test_a_damaged_bundle(tiny_pair, tmp_path: Path):
+    path = tmp_path / "bad.pgn"
+    path.write_bytes(tiny_pair.task.read_bytes()[:-100])
+    refused(tiny_pair, path, BundleError)
+
+
+def test_a_graph_that_is_not_ours(tmp_path: Path):
+    path = tmp_path / "foreign.onnx"
+    path.write_bytes(toy_pgn("canvas", [1, 3, 80, 64]))
+    with pytest.raises(EngineError, match="no pgn_edge facts"):
+        Runtime(path)
+
+
+def test_a_plan_is_verified_and_then_refused(tiny_pair, tmp_path: Path):
+    plan = tmp_path / "vit.plan"
+    plan.write_bytes(b"as if compiled")
+    metadata = {prop.key: prop.value for prop in onnx.load(tiny_pair.vit).metadata_props}
+    facts = EngineFacts.from_metadata(metadata, "here")
+    digest = hashlib.sha256(plan.read_bytes()).hexdigest()
+    write_sidecar(plan, Sidecar(digest, "0" * 64, "tensorrt-rtx", "1.2.3", (), (1, 1, 8), facts))
+    with pytest.raises(EngineError, match=r"tensorrt-rtx 1\.2\.3, verified"):
+        Runtime(plan, {"a": tiny_pair.task})
+    plan.write_bytes(b"as if c0mpiled")
+    with pytest.raises(EngineError, match="sha256"):
+        Runtime(plan, {"a": tiny_pair.task})

@@ -1,0 +1,216 @@
+"""The rooms, the wheel and the imports are as the design says; the linters agree."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = {"pgn_edge": "pgn_edge", "train": "pgn_edge.train", "export": "pgn_edge.export", "runtime": "pgn_edge.runtime"}
+BIN = Path(sys.executable).parent
+
+
+def run(*command: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200"}
+    arguments = [str(part) for part in command]
+    return subprocess.run(arguments, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=300)
+
+
+def sources() -> dict[str, Path]:
+    """Every Python file of the four rooms by the path that it is installed under."""
+    files = {}
+    for folder, package in ROOMS.items():
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            files[str(Path(*package.split(".")) / path.relative_to(ROOT / folder))] = path
+    return files
+
+
+def test_the_list_of_packages_is_the_tree():
+    tomllib = pytest.importorskip("tomllib", reason="came with Python 3.11")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packages = {str(Path(name).parent).replace(os.sep, ".") for name in sources()}
+    assert sorted(settings["packages"]) == sorted(packages)
+    assert settings["package-dir"] == {package: folder for folder, package in ROOMS.items()}
+
+
+def test_every_package_is_a_package():
+    folders = {path.parent for path in sources().values()}
+    assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
+# The wheel, and the copy that is installed from it.
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy of the tree, so that nothing is left in it and nothing old is picked up."""
+    pytest.importorskip("setuptools", reason="builds the wheel; isolation would need a network")
+    tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("wheel")
+    for folder in ROOMS:
+        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree)
+    options = ("--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check")
+    child = run(sys.executable, "-m", "pip", "wheel", *options, "--wheel-dir", out, tree)
+    assert child.returncode == 0, child.stderr
+    (path,) = out.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `pip install` would fill: import-linter does not see the mapped rooms of an editable install."""
+    folder = tmp_path_factory.mktemp("installed")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def test_the_wheel_holds_every_module_and_no_other(wheel: Path):
+    with zipfile.ZipFile(wheel) as archive:
+        modules = {name for name in archive.namelist() if name.endswith(".py")}
+    assert modules == set(sources())
+
+
+def test_the_wheel_holds_the_data_too(wheel: Path):
+    weights = {f"pgn_edge/nn/weights/{path.name}" for path in (ROOT / "pgn_edge/nn/weights").iterdir()}
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert weights
+    assert names >= weights | {"pgn_edge/py.typed"}
+    assert [name for name in names if name.endswith("licenses/LICENSE")]
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    return run(BIN / "lint-imports", "--config", ROOT / "pyproject.toml", "--no-cache", cwd=folder)
+
+
+def test_the_rooms_import_only_what_they_may(installed: Path):
+    child = lint_imports(installed)
+    assert child.returncode == 0, child.stdout
+    assert "0 broken" in child.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        pytest.param("pgn_edge/runtime/result.py", "import torch", id="torch in the runtime"),
+        pytest.param("pgn_edge/runtime/result.py", "import pgn_edge.nn.vit", id="nn in the runtime"),
+        pytest.param("pgn_edge/geometry.py", "import torch", id="torch in the core"),
+        pytest.param("pgn_edge/nn/attention.py", "import pgn_edge.export.graph", id="a room in nn"),
+        pytest.param("pgn_edge/export/graph.py", "import pgn_edge.train.loop", id="train in export"),
+        pytest.param("pgn_edge/train/loop.py", "import pgn_edge.cli", id="the command line in train"),
+    ],
+)
+def test_an_import_that_breaks_the_contract_is_seen(installed: Path, module: str, line: str):
+    path = installed / module
+    before = path.read_text()
+    path.write_text(
+        before.replace("from __future__ import annotations\n", f"from __future__ import annotations\n{line}\n", 1)
+    )
+    assert path.read_text() != before
+    try:
+        child = lint_imports(installed)
+    finally:
+        path.write_text(before)
+    assert child.returncode == 1, child.stdout
+    assert "BROKEN" in child.stdout
+
+
+# What an import pulls in, seen from a fresh interpreter.
+
+PULLED_IN = """
+import importlib, json, sys
+before = set(sys.modules)
+importlib.import_module(sys.argv[1])
+names = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(json.dumps(sorted(names - set(sys.stdlib_module_names))))
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "allowed"),
+    [
+        ("pgn_edge", set()),
+        ("pgn_edge.cli", {"click"}),
+        ("pgn_edge.bundle", {"numpy", "PIL"}),
+        ("pgn_edge.runtime", {"numpy", "PIL"}),
+        ("pgn_edge.runtime.app", {"numpy", "PIL", "cv2"}),
+    ],
+)
+def test_an_import_pulls_in_no_more_than_this(module: str, allowed: set[str]):
+    child = run(sys.executable, "-I", "-c", PULLED_IN, module)
+    assert child.returncode == 0, child.stderr
+    assert set(json.loads(child.stdout)) <= allowed | {"pgn_edge"}
+
+
+BLOCKED = """
+import importlib, json, pkgutil, sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "torchvision", "onnx", "onnxscript", "open_clip", "timm", "accelerate"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+try:
+    import torch
+except ModuleNotFoundError:
+    pass
+else:
+    raise SystemExit("torch is not blocked: this test proves nothing")
+
+import pgn_edge, pgn_edge.cli, pgn_edge.runtime
+for module in pkgutil.walk_packages(pgn_edge.runtime.__path__, "pgn_edge.runtime."):
+    importlib.import_module(module.name)
+for package in (pgn_edge, pgn_edge.cli):
+    for module in pkgutil.iter_modules(package.__path__):
+        if not module.ispkg and module.name != "__main__":
+            importlib.import_module(f"{package.__name__}.{module.name}")
+
+from click.testing import CliRunner
+
+results = {}
+for name in ("", *pgn_edge.cli.cli.commands):
+    result = CliRunner().invoke(pgn_edge.cli.cli, [*filter(None, [name]), "--help"])
+    results[name] = [result.exit_code, result.output]
+print(json.dumps(results))
+"""
+
+
+def test_without_torch_the_runtime_imports_and_every_command_has_help():
+    child = run(sys.executable, "-c", BLOCKED)
+    assert child.returncode == 0, child.stderr
+    results = json.loads(child.stdout)
+    assert set(results) >= {"", "export", "export-vit", "compile", "train", "predict", "run", "bench", "demo"}
+    for name, (status, text) in results.items():
+        assert status == 0, (name, text)
+        assert text.startswith(f"Usage: cli {name}".rstrip()), name
+        assert "--help" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [(("--version",), 0), (("--help",), 0), ((), 2), (("no-such-command",), 2), (("export", "missing.pt"), 1)],
+    ids=["version", "help", "no command is wrong usage", "unknown command", "a refusal"],
+)
+def test_the_exit_status_says_what_happened(tmp_path: Path, arguments: tuple[str, ...], status: int):
+    child = run(sys.executable, "-m", "pgn_edge", *arguments, cwd=tmp_path)
+    assert child.returncode == status, child
+    if status == 1:
+        assert child.stdout == ""
+        assert len(child.stderr.splitlines()) == 1
+        assert "Traceback" not in child.stderr
+
+
+@pytest.mark.parametrize("command", [("check",), ("format", "--check")], ids=["lint", "format"])
+def test_ruff_agrees(command: tuple[str, ...]):
+    child = run(sys.executable, "-m", "ruff", *command, ROOT)
+    assert child.returncode == 0, child.stdout[-3000:]
