@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
-from torch import nn
 
 from pgn_edge.heads import Head
 from pgn_edge.nn.generator import ResNet10
@@ -12,7 +13,8 @@ from pgn_edge.nn.vit import FrozenViT
 from pgn_edge.preprocess import Preprocess
 from pgn_edge.train.config import Schedule
 from pgn_edge.train.data import DataSet, Split
-from pgn_edge.train.loop import Listeners, fit
+from pgn_edge.train.loop import Listeners
+from pgn_edge.train.task import train_cnn
 
 PROBE_STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
 
@@ -36,16 +38,14 @@ def linear_probe(vit: FrozenViT, data: DataSet, preprocess: Preprocess) -> Head:
     return Head.linear(weight, best.intercept_ - weight @ mean, data.labels)
 
 
-def cnn_alone(data: DataSet, preprocess: Preprocess, schedule: Schedule, listeners: Listeners) -> nn.Module:
-    """The PGN's own CNN as a plain classifier, trained for as long as the PGN.
+def cnn_alone(data: DataSet, preprocess: Preprocess, schedule: Schedule, listeners: Listeners) -> ResNet10:
+    """The PGN's own CNN as a plain classifier, trained for as many epochs as CNN and PGN together.
 
     Returns:
         Normalised images -> logits, its best validation epoch.
     """
-    torch.manual_seed(schedule.seed)
-    model = ResNet10(len(data.labels), preprocess.size_hw[1])
-    fit(model, data, preprocess, schedule, listeners)
-    return model
+    budget = replace(schedule, epochs=schedule.warm_start + schedule.epochs)
+    return train_cnn(data, preprocess, budget, listeners)
 
 
 @torch.no_grad()

@@ -20,6 +20,8 @@ class Schedule:
 
     Args:
         epochs: passes over the training split, at least 1.
+        warm_start: passes before these in which the generator's CNN learns the labels on its own. They are cheap, since
+            the ViT is not run, and the prompts start out from features that tell the classes apart.
         batch: images in a step.
         optimizer: `adamw`, or `sgd` with momentum 0.9 as in the paper.
         lr: peak learning rate, reached after the warm-up, then down a cosine to a hundredth of it.
@@ -30,9 +32,10 @@ class Schedule:
     """
 
     epochs: int = 40
-    batch: int = 64
+    warm_start: int = 20
+    batch: int = 32
     optimizer: Optimizer = "adamw"
-    lr: float = 2e-3
+    lr: float = 3e-3
     warmup_epochs: float = 1.0
     weight_decay: float = 0.05
     augment: bool = True
@@ -46,11 +49,11 @@ class Schedule:
                 got=repr(self.optimizer),
                 do="choose one",
             )
-        if self.epochs < 1 or self.batch < 2 or self.lr <= 0:
+        if self.epochs < 1 or self.warm_start < 0 or self.batch < 2 or self.lr <= 0:
             raise TrainingError(
                 "schedule",
-                expected="at least 1 epoch, 2 images in a batch and a positive learning rate",
-                got=f"{self.epochs}, {self.batch} and {self.lr}",
+                expected="at least 1 epoch, no negative warm start, 2 images in a batch and a positive learning rate",
+                got=f"{self.epochs}, {self.warm_start}, {self.batch} and {self.lr}",
                 do="choose other values",
             )
 

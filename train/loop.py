@@ -51,11 +51,13 @@ class Listeners:
         progress: steps done, with loss and accuracy.
         on_best: called with the model at each new best epoch.
         resume: file that holds the whole state after each epoch; read first if it is there.
+        title: of the progress.
     """
 
     progress: Progress = silent
     on_best: Callable[[History], None] = lambda history: None
     resume: Path | None = None
+    title: str = "training"
 
 
 def fit(model: nn.Module, data: DataSet, preprocess: Preprocess, schedule: Schedule, listeners: Listeners) -> History:
@@ -80,7 +82,7 @@ def fit(model: nn.Module, data: DataSet, preprocess: Preprocess, schedule: Sched
         for step, (image, label) in enumerate(batches(data.train, preprocess, schedule, epoch)):
             losses.append(run.step(image, label))
             note = f"loss {losses[-1]:.3f}" + (f", validation {max(history.validation):.1%}" if epoch else "")
-            listeners.progress("training", epoch * run.epoch_steps + step + 1, run.steps, note)
+            listeners.progress(listeners.title, epoch * run.epoch_steps + step + 1, run.steps, note)
         history.loss.append(float(np.mean(losses)))
         history.validation.append(accuracy(model, data.validation, preprocess))
         if history.best_epoch == epoch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pgn_edge.geometry import Geometry
 from pgn_edge.heads import Head
 from pgn_edge.nn.backbones import load_backbone
 from pgn_edge.nn.checkpoint import Checkpoint, save_checkpoint
+from pgn_edge.nn.generator import ResNet10
 from pgn_edge.nn.pgn import PGN, PgnConfig
 from pgn_edge.nn.vit import Backbone, FrozenViT
 from pgn_edge.preprocess import Preprocess
@@ -125,9 +127,7 @@ def train_task(
     preprocess = vit.spec.preprocess.with_size(geometry.content_hw)
     data = load_data(config.data, config.root, preprocess)
     torch.manual_seed(schedule.seed)
-    library = config.library or (config.prompts if config.generator == "constant" else 256)
-    resolution = config.resolution or geometry.content_hw[1]
-    pgn = PGN(PgnConfig(config.generator, config.prompts, library, vit.width, resolution))
+    pgn = _build_pgn(config, vit, geometry)
     model = PromptedViT(vit, pgn, _head(config, backbone, data))
     path = Path(output)
     provenance = {
@@ -155,8 +155,42 @@ def train_task(
     state = path.with_name(f"{path.stem}.resume{path.suffix}")
     if not resume:
         state.unlink(missing_ok=True)
+    if not state.exists() and schedule.warm_start and isinstance(pgn.generator, ResNet10):
+        warm = replace(schedule, epochs=schedule.warm_start)
+        cnn = train_cnn(data, preprocess, warm, Listeners(progress, title="warm start"), pgn.config.resolution)
+        pgn.generator.load_state_dict(cnn.features(), strict=False)
     history = fit(model, data, preprocess, schedule, Listeners(progress, save, state))
     return TrainReport(path, model, data, preprocess, history, perf_counter() - start)
+
+
+def train_cnn(
+    data: DataSet, preprocess: Preprocess, schedule: Schedule, listeners: Listeners, resolution: int | None = None
+) -> ResNet10:
+    """Train the PGN's CNN as a plain classifier.
+
+    Args:
+        data: train and validation splits.
+        preprocess: of its images.
+        schedule: how.
+        listeners: progress.
+        resolution: width in pixels at which it looks; None takes the image width.
+
+    Returns:
+        Normalised images -> logits, its best validation epoch, in evaluation mode.
+    """
+    torch.manual_seed(schedule.seed)
+    model = ResNet10(len(data.labels), resolution or preprocess.size_hw[1])
+    fit(model, data, preprocess, schedule, listeners)
+    return model
+
+
+def _build_pgn(config: TrainConfig, vit: FrozenViT, geometry: Geometry) -> PGN:
+    library = config.library or (config.prompts if config.generator == "constant" else 256)
+    resolution = config.resolution or geometry.content_hw[1]
+    # Prompt tokens start as large as the ViT's own tokens: with far smaller ones, each step of the optimiser would turn
+    # them by a large angle, since the pre-norm takes their length away.
+    token_std = float(vit.position.std())
+    return PGN(PgnConfig(config.generator, config.prompts, library, vit.width, resolution), token_std)
 
 
 def _head(config: TrainConfig, backbone: Backbone, data: DataSet) -> Head:

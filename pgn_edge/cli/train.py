@@ -24,9 +24,16 @@ from pgn_edge.cli.console import json_option, layout_option, print_json, progres
 @click.option("--head", type=click.Choice(["zero-shot", "linear"]), default="zero-shot", show_default=True)
 @click.option("--template", help="Sentence with {} for the class name, for text heads.")
 @click.option("--epochs", type=click.IntRange(min=1), default=40, show_default=True)
-@click.option("--batch", type=click.IntRange(min=2), default=64, show_default=True)
+@click.option(
+    "--warm-start",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    help="Cheap epochs before these in which the generator learns the labels alone.",
+)
+@click.option("--batch", type=click.IntRange(min=2), default=32, show_default=True)
 @click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True)
-@click.option("--lr", type=float, default=2e-3, show_default=True, help="Peak learning rate.")
+@click.option("--lr", type=float, default=3e-3, show_default=True, help="Peak learning rate.")
 @click.option("--warmup-epochs", type=float, default=1.0, show_default=True)
 @click.option("--weight-decay", type=float, default=0.05, show_default=True)
 @click.option("--augment/--no-augment", default=True, show_default=True)

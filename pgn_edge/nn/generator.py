@@ -56,6 +56,10 @@ class ResNet10(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
+    def features(self) -> dict[str, Tensor]:
+        """Parameters and buffers of all but the last layer, which do not depend on what the net is trained for."""
+        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("head.")}
+
     def forward(self, image: Tensor) -> Tensor:
         """Normalised (B, 3, H, W) -> (B, outputs)."""
         factor, rest = divmod(image.shape[-1], self.resolution)

@@ -78,13 +78,17 @@ class PgnConfig:
 class PGN(nn.Module):
     """Prompt tokens as softmax mixtures over a learned token library.
 
-    Source: Loedeman et al., BMVC 2024, section 3.2; library initialised normal with std 0.02.
+    Args:
+        config: its shape.
+        token_std: of the library's first entries; the paper has 0.02.
+
+    Source: Loedeman et al., BMVC 2024, section 3.2.
     """
 
-    def __init__(self, config: PgnConfig) -> None:
+    def __init__(self, config: PgnConfig, token_std: float = 0.02) -> None:
         super().__init__()
         self.config = config
-        self.library = nn.Parameter(0.02 * torch.randn(config.library, config.width))
+        self.library = nn.Parameter(token_std * torch.randn(config.library, config.width))
         self.generator: nn.Module | None = None
         if config.generator == "resnet10":
             self.generator = ResNet10(config.prompts * config.library, config.resolution)

@@ -18,7 +18,7 @@ from pgn_edge.cli.console import json_option, print_json, print_table, progress_
     show_default=True,
     help="Folder for everything that it makes.",
 )
-@click.option("--epochs", type=click.IntRange(min=1), default=12, show_default=True, help="Of each of the trainings.")
+@click.option("--epochs", type=click.IntRange(min=1), default=8, show_default=True, help="Of each training with the ViT.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @json_option
 def demo(output: Path, epochs: int, seed: int, as_json: bool) -> None:
