@@ -25,7 +25,7 @@ unit: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build/copy
+	rm -rf build/copy build/lib build/bdist.*
 	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --target build/copy .
 	cd build/copy && ../../$(BIN)/lint-imports --config ../../pyproject.toml --cache-dir ../imports
 	cd build/copy && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../mypy -p pgn_edge

@@ -18,7 +18,9 @@ from pgn_edge.cli.console import json_option, print_json, print_table, progress_
     show_default=True,
     help="Folder for everything that it makes.",
 )
-@click.option("--epochs", type=click.IntRange(min=1), default=8, show_default=True, help="Of each training with the ViT.")
+@click.option(
+    "--epochs", type=click.IntRange(min=1), default=8, show_default=True, help="Of each training with the ViT."
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @json_option
 def demo(output: Path, epochs: int, seed: int, as_json: bool) -> None:
@@ -31,7 +33,7 @@ def demo(output: Path, epochs: int, seed: int, as_json: bool) -> None:
         print_json(results)
         return
     rows = [(NAMES[key], f"{value:.1%}") for key, value in results["accuracy"].items()]
-    print_table("Accuracy on the test split (handwritten digits)", ("", "top-1"), rows)
+    print_table("Test split, handwritten digits", ("", "top-1"), rows)
     rungs = [
         (
             rung["rung"],
