@@ -217,7 +217,7 @@ def _check_outputs(probe: str, outputs: Mapping[str, np.ndarray], first: Mapping
 
 def _open(engine: str | Path | Engine, options: BenchOptions, stack: ExitStack) -> Engine:
     if isinstance(engine, str | Path):
-        engine = open_engine(engine, OrtOptions(threads=options.threads, spin=False))
+        engine = open_engine(engine, OrtOptions(threads=options.threads))
     stack.callback(engine.close)
     return engine
 

@@ -18,8 +18,8 @@ METHOD = (
     "In the timer of vit and stock: one call of Engine.infer at batch 1 (feeds checked, session run, outputs handed "
     "over). In the timers of chain.*: the stages of Runtime.infer as it times them itself; the total is their sum. "
     "Outside: opening, warm-up, the golden check, and the comparison of every output with the first one. The engines "
-    "take turns in a new seeded order each round. ONNX Runtime's idle threads do not spin here: after a run they would "
-    "hold a core for milliseconds and slow whichever engine has the next turn."
+    "take turns in a new seeded order each round. ONNX Runtime's threads stop spinning when a run ends, here as in "
+    "every session of the runtime: else they would slow whichever engine has the next turn."
 )
 TITLES = {  # in the order of the panels
     "chain.total": "chain: total",

@@ -68,9 +68,7 @@ class Runtime:
             raise PairingError(f"task {name}", expected="a new name", got="one that is taken", do="choose another name")
         bundle = read_bundle(path)
         check_facts(self.facts, bundle.facts, name)
-        # The small engine must not keep its threads spinning: the ViT needs the cores right after it.
-        options = OrtOptions(threads=self._threads, spin=False)
-        pgn = OnnxRuntimeEngine(bundle.pgn_onnx, f"{path}: pgn.onnx", options)
+        pgn = OnnxRuntimeEngine(bundle.pgn_onnx, f"{path}: pgn.onnx", OrtOptions(threads=self._threads))
         try:
             check_tensors(pgn, bundle.facts)
             check_golden(bundle, self._vit, self.facts, pgn)

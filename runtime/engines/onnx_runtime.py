@@ -28,12 +28,10 @@ class OrtOptions:
     Args:
         provider: execution provider; never replaced by another behind the user's back.
         threads: of the intra-op pool; 0 takes one for each core.
-        spin: whether idle threads spin. A chain of two engines is faster when only the big one spins.
     """
 
     provider: str = "CPUExecutionProvider"
     threads: int = 0
-    spin: bool = True
 
 
 class OnnxRuntimeEngine:
@@ -65,7 +63,9 @@ class OnnxRuntimeEngine:
         settings = runtime.SessionOptions()
         settings.log_severity_level = 3
         settings.intra_op_num_threads = options.threads
-        settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.spin else "0")
+        # Threads spin within a run and stop with it: by default they would go on for milliseconds, and keep a core from
+        # the stage that comes next.
+        settings.add_session_config_entry("session.force_spinning_stop", "1")
         source = model if isinstance(model, bytes) else str(model)
         try:
             self._session: Any = runtime.InferenceSession(source, settings, providers=[options.provider])

@@ -115,8 +115,8 @@ def test_a_file_and_its_bytes_are_the_same(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "options",
-    [OrtOptions(threads=1), OrtOptions(threads=2), OrtOptions(spin=False)],
-    ids=["one thread", "two threads", "threads sleep"],
+    [OrtOptions(threads=1), OrtOptions(threads=2)],
+    ids=["one thread", "two threads"],
 )
 def test_options_do_not_change_the_answer(options: OrtOptions):
     np.testing.assert_array_equal(
