@@ -36,7 +36,7 @@ def commands(language: str, text: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(golden_images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ckpt.pt, task.pgn, vit.onnx, digit.png and clip.mp4, for the backbone that the package brings."""
+    """ckpt.pt, task.pgn, vit.onnx, vit-stock.onnx, digit.png and clip.mp4, for the backbone that the package brings."""
     folder = tmp_path_factory.mktemp("demo")
     backbone = load_backbone("builtin")
     vit = backbone.vit
@@ -49,6 +49,7 @@ def folder(golden_images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) 
     save_checkpoint(folder / "ckpt.pt", checkpoint)
     export_task(folder / "ckpt.pt", folder / "task.pgn")
     export_vit("builtin", folder / "vit.onnx", prompts=PROMPTS)
+    export_vit("builtin", folder / "vit-stock.onnx", prompts=0)
     cv2.imwrite(str(folder / "digit.png"), golden_images[0])
     clip = cv2.VideoWriter(str(folder / "clip.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 64))
     for image in golden_images[:6]:

@@ -9,7 +9,16 @@ from typing import Any
 import click
 
 from pgn_edge import __version__
-from pgn_edge.errors import PgnEdgeError
+from pgn_edge.errors import MissingExtraError, PgnEdgeError
+
+# What a command needs beyond the base install.
+EXTRAS = {
+    "demo": "cpu,rtx,train",
+    "train": "train",
+    "export": "cpu,export",
+    "export-vit": "cpu,export",
+    "compile": "export,rtx",
+}
 
 
 class _Group(click.Group):
@@ -20,19 +29,19 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except (click.exceptions.Exit, click.ClickException, click.Abort):
             raise
-        except PgnEdgeError as exc:
-            if ctx.params["debug"]:
-                raise
-            _fail(ctx, str(exc))
         except Exception as exc:
             if ctx.params["debug"]:
                 raise
-            _fail(ctx, f"internal error: {type(exc).__name__}: {exc}; run again with --debug and report it")
+            click.echo(f"pgn-edge: {' '.join(_message(exc, ctx.invoked_subcommand).split())}", err=True)
+            ctx.exit(1)
 
 
-def _fail(ctx: click.Context, message: str) -> None:
-    click.echo(f"pgn-edge: {' '.join(message.split())}", err=True)
-    ctx.exit(1)
+def _message(exc: Exception, command: str | None) -> str:
+    if isinstance(exc, PgnEdgeError):
+        return str(exc)
+    if isinstance(exc, ModuleNotFoundError) and command in EXTRAS:
+        return str(MissingExtraError(str(exc.name), EXTRAS[command]))
+    return f"internal error: {type(exc).__name__}: {exc}; run again with --debug and report it"
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
