@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pgn_edge.cli.console import json_option, print_json
+from pgn_edge.cli.console import busy, json_option, print_json
 
 
 @click.command("compile")
@@ -22,11 +22,9 @@ def compile_command(
     """Compile SOURCE, a vit.onnx or a task.pgn, to a plan with its sidecar. Needs no GPU."""
     from pgn_edge.export.compile import compile_plan
 
-    if not as_json:
-        click.echo(f"compiling {source} with {backend} ...", err=True)
-    report = compile_plan(
-        source, output or source.with_suffix(".plan"), backend=backend, targets=targets, max_batch=max_batch
-    )
+    plan = output or source.with_suffix(".plan")
+    with busy(f"compiling {source} with {backend}"):
+        report = compile_plan(source, plan, backend=backend, targets=targets, max_batch=max_batch)
     sidecar = report.sidecar
     if as_json:
         print_json(

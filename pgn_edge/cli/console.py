@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import click
@@ -44,6 +44,16 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))  # a label may hold brackets
     Console().print(table)
+
+
+@contextmanager
+def busy(doing: str) -> Iterator[None]:
+    """Turn a spinner on the terminal while nobody knows how long something takes; elsewhere stay silent."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with console.status(doing) if console.is_terminal else nullcontext():
+        yield
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pgn_edge.cli.console import (
+    busy,
     fp16_option,
     json_option,
     layout_option,
@@ -34,13 +35,14 @@ def export(
     """Export a trained CHECKPOINT as a task bundle, with the prompt inversion fused in."""
     from pgn_edge.export.task import export_task
 
-    report = export_task(
-        checkpoint,
-        output or checkpoint.with_suffix(".pgn"),
-        precision="fp16" if fp16 else "fp32",
-        weights=weights,
-        **options,
-    )
+    with busy(f"exporting {checkpoint} and climbing the parity ladder"):
+        report = export_task(
+            checkpoint,
+            output or checkpoint.with_suffix(".pgn"),
+            precision="fp16" if fp16 else "fp32",
+            weights=weights,
+            **options,
+        )
     certificate = report.certificate.to_json()
     parity = [rung.to_json() for rung in report.parity]
     if as_json:
@@ -78,7 +80,8 @@ def export_vit(backbone: str, output: Path, fp16: bool, as_json: bool, **options
     """Export the frozen BACKBONE as one slot-aware ONNX graph."""
     from pgn_edge.export.frozen import export_vit as run
 
-    report = run(backbone, output, precision="fp16" if fp16 else "fp32", **options)
+    with busy(f"exporting {backbone} and comparing it with torch"):
+        report = run(backbone, output, precision="fp16" if fp16 else "fp32", **options)
     if as_json:
         print_json(
             {

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pgn_edge.errors import CheckpointError, MissingExtraError, PgnEdgeError
+from pgn_edge.errors import CheckpointError, DataError, MissingExtraError
 from pgn_edge.heads import Head
 from pgn_edge.nn.attention import attend
 from pgn_edge.nn.vit import Backbone, FrozenViT, VitSpec, ZeroShot
@@ -139,7 +139,7 @@ class TextHead(ZeroShot):
     def head(self, labels: tuple[str, ...], template: str) -> Head:
         """One unit row for each label: the text embedding of `template` with the label in it."""
         if "{}" not in template:
-            raise PgnEdgeError(
+            raise DataError(
                 "template", expected="a sentence with {} for the class", got=repr(template), do="put {} in it"
             )
         tokens = self.tokenizer([template.format(label.lower().replace("_", " ")) for label in labels])
