@@ -62,6 +62,10 @@ class Geometry:
                 do="use fewer prompts, or the append layout",
             )
 
+    def __str__(self) -> str:
+        height, width = self.image_hw
+        return f"{self.layout} of {self.prompts} prompts to {height} x {width} in patches of {self.patch}"
+
     @property
     def grid_hw(self) -> tuple[int, int]:
         """Patch grid (G_h, G_w) of the stock image."""

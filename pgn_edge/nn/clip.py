@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +43,14 @@ def load_clip(rest: str, weights: Path | None) -> Backbone:
             do="try open_clip:ViT-B-32/openai",
         )
     try:
-        model = open_clip.create_model(
-            architecture,
-            pretrained=str(weights) if weights else tag,
-            # OpenAI's weights were trained with QuickGELU; open_clip knows it by the tag, not by a file.
-            force_quick_gelu=tag == "openai",
-            weights_only=True,
-        )
+        with _silence():
+            model = open_clip.create_model(
+                architecture,
+                pretrained=str(weights) if weights else tag,
+                # OpenAI's weights were trained with QuickGELU; open_clip knows it by the tag, not by a file.
+                force_quick_gelu=tag == "openai",
+                weights_only=True,
+            )
     except Exception as exc:
         # open_clip, its hub client and torch raise dozens of types here, down to bare RuntimeError.
         raise CheckpointError(
@@ -56,6 +60,17 @@ def load_clip(rest: str, weights: Path | None) -> Backbone:
             do="pass a local copy with --weights FILE",
         ) from exc
     return clip_backbone(model, f"open_clip:{rest}", open_clip.get_tokenizer(architecture))
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    # Offline, the hub's client logs each of its tries, twice; the error that follows says it once.
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def clip_backbone(model: Any, name: str, tokenizer: Any) -> Backbone:

@@ -217,8 +217,8 @@ def test_another_vits_task(tiny_pair, bundle: Bundle, tmp_path: Path):
 def test_another_canvas(tiny_pair):
     with pytest.raises(PairingError, match="canvas") as caught:
         Runtime(tiny_pair.stock, {"a": tiny_pair.task})
-    assert "prompts=16" in str(caught.value)
-    assert "prompts=0" in str(caught.value)
+    assert "append of 16 prompts" in str(caught.value)
+    assert "append of 0 prompts" in str(caught.value)
 
 
 def test_another_normalisation(tiny_pair, bundle: Bundle, tmp_path: Path):
