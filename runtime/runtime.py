@@ -50,6 +50,10 @@ class Runtime:
         self._vit = open_engine(vit, OrtOptions(threads=threads)) if isinstance(vit, str | Path) else vit
         try:
             self.facts = EngineFacts.from_metadata(self._vit.metadata, self._vit.name)
+            if self.facts.role != "vit":
+                raise EngineError(
+                    self._vit.name, expected="a ViT engine", got="a PGN engine", do="give the task as a bundle instead"
+                )
             check_tensors(self._vit, self.facts)
             for name, path in (tasks or {}).items():
                 self.add(name, path)

@@ -88,8 +88,10 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         got = sorted(map(str, data))[:4] if isinstance(data, dict) else type(data).__name__
         raise _refuse(source, f"a {FORMAT} of schema {SCHEMA}", f"{got}")
     try:
-        pgn = PGN(PgnConfig.from_json(data["pgn"]))
-        pgn.load_state_dict(data["state"])
+        with torch.device("meta"):  # sizes are claims until the tensors bear them out: nothing is allocated for them
+            pgn = PGN(PgnConfig.from_json(data["pgn"]))
+        pgn.load_state_dict(data["state"], assign=True)
+        pgn.float()
         raw = dict(data["head"])
         kind, labels = np.array(raw.pop("kind")), tuple(str(label) for label in raw.pop("labels"))
         head = Head.from_arrays({"kind": kind, **{k: v.numpy() for k, v in raw.items()}}, labels)

@@ -23,10 +23,11 @@ class TensorSpec:
     shape: tuple[int | None, ...]
     dtype: np.dtype
 
-    def accepts(self, array: np.ndarray) -> bool:
-        """Whether `array` has this type, and this shape where it is fixed."""
+    def accepts(self, array: object) -> bool:
+        """Whether `array` is one, of this type, and of this shape where it is fixed."""
         return (
-            array.dtype == self.dtype
+            isinstance(array, np.ndarray)
+            and array.dtype == self.dtype
             and array.ndim == len(self.shape)
             and all(want in (None, have) for want, have in zip(self.shape, array.shape, strict=True))
         )
@@ -94,6 +95,6 @@ def check_feeds(engine: Engine, feeds: Mapping[str, np.ndarray]) -> None:
             raise EngineError(
                 f"{engine.name}: {name}",
                 expected=str(spec),
-                got=f"{array.dtype} {array.shape}",
+                got=f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__,
                 do="give it the shape and type that it was exported for",
             )

@@ -230,7 +230,7 @@ def test_another_normalisation(tiny_pair, bundle: Bundle, tmp_path: Path):
 def test_swapped_roles(tiny_pair, bundle: Bundle, tmp_path: Path):
     pgn = tmp_path / "pgn.onnx"
     pgn.write_bytes(bundle.pgn_onnx)
-    with pytest.raises(PairingError, match="roles"):
+    with pytest.raises(EngineError, match="expected a ViT engine, got a PGN engine"):
         Runtime(pgn, {"a": tiny_pair.task})
     facts = dataclasses.replace(bundle.facts, role="vit", output="embedding")
     swapped = forged(tmp_path, bundle, facts=facts, pgn_onnx=tiny_pair.vit.read_bytes())
