@@ -9,8 +9,8 @@ import cv2
 
 from pgn_edge.runtime import Runtime
 
-vit, task, *rest = sys.argv[1:]
-camera = cv2.VideoCapture(int(rest[0]) if rest and rest[0].isdigit() else rest[0] if rest else 0)
+vit, task, source = (*sys.argv[1:], "0")[:3]
+camera = cv2.VideoCapture(int(source) if source.isdigit() else source)
 with Runtime(vit, tasks={"task": task}) as runtime:
     while True:
         ok, frame_bgr = camera.read()

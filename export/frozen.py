@@ -10,7 +10,6 @@ import onnx
 import torch
 
 from pgn_edge.contract import EngineFacts, Precision
-from pgn_edge.errors import EngineError
 from pgn_edge.export.graph import OPSET, to_onnx
 from pgn_edge.export.parity import Ladder, Rung, require_parity, run_onnx, run_torch
 from pgn_edge.export.precision import input_readers, to_fp16
@@ -79,18 +78,10 @@ def vit_graph(
     """A frozen ViT in memory as a graph, its facts, and its parity with torch.
 
     Raises:
-        GeometryError: prompts that do not fit the layout.
-        EngineError: an inset layout whose last prompt row is not full.
+        GeometryError: prompts that do not fit the layout, or an inset layout whose last prompt row is not full.
     """
     geometry = vit.geometry(prompts, layout)
-    if layout == "inset" and geometry.spare:
-        columns = geometry.grid_hw[1]
-        raise EngineError(
-            "prompts",
-            expected=f"whole rows of {columns} for inset, which must fit engines that nobody can recompile",
-            got=str(prompts),
-            do=f"use {geometry.rows * columns}",
-        )
+    geometry.require_engine()
     facts = EngineFacts(
         role="vit",
         backbone=vit.spec.backbone,

@@ -97,6 +97,21 @@ class Geometry:
         """Number of canvas patches that hold the image."""
         return (self.content_hw[0] // self.patch) * self.grid_hw[1]
 
+    def require_engine(self) -> None:
+        """Refuse slots that an engine could not read.
+
+        Raises:
+            GeometryError: `inset` with a last row that is not full: it must fit engines that nobody can recompile.
+        """
+        if self.layout == "inset" and self.spare:
+            columns = self.grid_hw[1]
+            raise GeometryError(
+                "prompts",
+                expected=f"whole rows of {columns} for inset, which must fit engines that nobody can recompile",
+                got=str(self.prompts),
+                do=f"use {self.rows * columns}",
+            )
+
     def slot_box(self, slot: int) -> tuple[int, int, int, int]:
         """Pixel box (x0, y0, x1, y1) of prompt slot `slot`, 0 <= slot < K, on the canvas.
 

@@ -34,8 +34,10 @@ def linear_probe(vit: FrozenViT, data: DataSet, preprocess: Preprocess) -> Head:
         for strength in PROBE_STRENGTHS
     ]
     best = max(fits, key=lambda fit: float(fit.score((validation - mean) / std, data.validation.labels)))
-    weight = best.coef_ / std
-    return Head.linear(weight, best.intercept_ - weight @ mean, data.labels)
+    weight, bias = best.coef_ / std, best.intercept_
+    if len(data.labels) == 2:  # sklearn keeps one row then, for the second class
+        weight, bias = np.concatenate([0 * weight, weight]), np.concatenate([0 * bias, bias])
+    return Head.linear(weight, bias - weight @ mean, data.labels)
 
 
 def cnn_alone(data: DataSet, preprocess: Preprocess, schedule: Schedule, listeners: Listeners) -> ResNet10:

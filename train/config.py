@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -49,11 +50,20 @@ class Schedule:
                 got=repr(self.optimizer),
                 do="choose one",
             )
-        if self.epochs < 1 or self.warm_start < 0 or self.batch < 2 or self.lr <= 0:
+        if self.epochs < 1 or self.warm_start < 0 or self.batch < 2 or not 0 < self.lr < math.inf:
             raise TrainingError(
                 "schedule",
                 expected="at least 1 epoch, no negative warm start, 2 images in a batch and a positive learning rate",
                 got=f"{self.epochs}, {self.warm_start}, {self.batch} and {self.lr}",
+                do="choose other values",
+            )
+        if not 0 <= self.seed < 2**32:
+            raise TrainingError("seed", expected="0 to 2^32 - 1", got=str(self.seed), do="choose another")
+        if not (0 <= self.warmup_epochs < math.inf and 0 <= self.weight_decay < math.inf):
+            raise TrainingError(
+                "schedule",
+                expected="no negative warm-up and no negative weight decay",
+                got=f"{self.warmup_epochs} and {self.weight_decay}",
                 do="choose other values",
             )
 

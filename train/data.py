@@ -98,11 +98,11 @@ def _folder(folder: Path, preprocess: Preprocess) -> DataSet:
         labels = _classes(folder)
         train, test = _cut(_read(folder, labels, preprocess), TEST_SHARE)
     train, validation = _cut(train, VALIDATION_SHARE)
-    return DataSet(folder.name, labels, "a photo of a {}", train, validation, test)
+    return DataSet(folder.resolve().name, labels, "a photo of a {}", train, validation, test)
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
-    names = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+    names = tuple(sorted(e.name for e in folder.iterdir() if e.is_dir() and not e.name.startswith(".")))
     if len(names) < 2:
         raise DataError(
             str(folder),

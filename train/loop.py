@@ -71,9 +71,10 @@ def fit(model: nn.Module, data: DataSet, preprocess: Preprocess, schedule: Sched
         listeners: progress, best epochs and the file to resume from.
 
     Raises:
-        TrainingError: the loss is not finite, or the file to resume from belongs to another run.
+        TrainingError: loss or weights are not finite, or the file to resume from belongs to another run.
+        CheckpointError: the file to resume from is damaged.
     """
-    run = _Run(model, schedule, math.ceil(len(data.train) / schedule.batch))
+    run = _Run(model, schedule, epoch_steps(len(data.train), schedule.batch))
     history = History()
     if listeners.resume is not None and listeners.resume.exists():
         run.restore(listeners.resume, history)
@@ -83,6 +84,7 @@ def fit(model: nn.Module, data: DataSet, preprocess: Preprocess, schedule: Sched
             losses.append(run.step(image, label))
             note = f"loss {losses[-1]:.3f}" + (f", validation {max(history.validation):.1%}" if epoch else "")
             listeners.progress(listeners.title, epoch * run.epoch_steps + step + 1, run.steps, note)
+        run.check_weights()
         history.loss.append(float(np.mean(losses)))
         history.validation.append(accuracy(model, data.validation, preprocess))
         if history.best_epoch == epoch:
@@ -95,11 +97,16 @@ def fit(model: nn.Module, data: DataSet, preprocess: Preprocess, schedule: Sched
     return history
 
 
+def epoch_steps(count: int, batch: int) -> int:
+    """Batches in an epoch; none of a single image, with which batch norm may have nothing to average over."""
+    return max(1, min(math.ceil(count / batch), count // 2))
+
+
 def batches(split: Split, preprocess: Preprocess, schedule: Schedule, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Shuffled, augmented, normalised batches of one epoch; the order depends on seed and epoch alone."""
     generator = torch.Generator().manual_seed(schedule.seed * 100_003 + epoch)
     order = torch.randperm(len(split), generator=generator).numpy()
-    for chosen in np.array_split(order, math.ceil(len(order) / schedule.batch)):
+    for chosen in np.array_split(order, epoch_steps(len(order), schedule.batch)):
         image = torch.from_numpy(preprocess.normalise(split.images[chosen]))
         if schedule.augment:
             image = augment(image, generator)
@@ -147,18 +154,23 @@ class _Run:
         loss = F.cross_entropy(self.model(image), label)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise TrainingError(
-                "training",
-                expected="a finite loss",
-                got=f"{value} at step {self.done}",
-                do="lower --lr; the best checkpoint so far is kept",
-            )
+            raise self._diverged("a finite loss", str(value))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.done += 1
         return value
+
+    def check_weights(self) -> None:
+        """Refuse what the last step of an epoch broke, of which no later loss may tell."""
+        bad = [name for name, tensor in self.state().items() if not torch.isfinite(tensor).all()]
+        if bad:
+            raise self._diverged("finite weights", f"NaN or Inf in {bad[0]}")
+
+    def _diverged(self, expected: str, got: str) -> TrainingError:
+        do = "lower --lr; the best checkpoint so far is kept"
+        return TrainingError("training", expected=expected, got=f"{got} at step {self.done}", do=do)
 
     def _rate(self) -> float:
         """Linear warm-up, then a cosine from the peak to a hundredth of it."""
@@ -198,7 +210,7 @@ class _Run:
             self.done = int(data["done"])
             for key, value in data["history"].items():
                 setattr(history, key, value)
-        except (KeyError, TypeError, ValueError, RuntimeError) as exc:
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as exc:
             raise TrainingError(
                 str(path),
                 expected=f"the state of this very run, {own['schedule']} of {self.steps} steps",

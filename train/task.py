@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pgn_edge.errors import OutputError
 from pgn_edge.geometry import Geometry
 from pgn_edge.heads import Head
 from pgn_edge.nn.backbones import load_backbone
@@ -114,22 +116,23 @@ def train_task(
         progress: listener.
 
     Raises:
-        CheckpointError: the backbone cannot be loaded.
+        CheckpointError: the backbone cannot be loaded, or the state to resume from is damaged.
         DataError: the data cannot be read, or the backbone cannot name its classes.
         GeometryError: prompts or resolution that do not fit.
         TrainingError: the loss diverged, or the state to resume from belongs to another run.
         OutputError: the output cannot be written.
     """
-    start = perf_counter()
+    start, path = perf_counter(), Path(output)
+    _check_output(path)
     backbone = load_backbone(config.backbone, config.weights)
     vit = backbone.vit
     geometry = vit.geometry(config.prompts, config.layout)
+    geometry.require_engine()
     preprocess = vit.spec.preprocess.with_size(geometry.content_hw)
     data = load_data(config.data, config.root, preprocess)
     torch.manual_seed(schedule.seed)
     pgn = _build_pgn(config, vit, geometry)
     model = PromptedViT(vit, pgn, _head(config, backbone, data))
-    path = Path(output)
     provenance = {
         "config": config.to_json(),
         "schedule": asdict(schedule),
@@ -160,6 +163,8 @@ def train_task(
         cnn = train_cnn(data, preprocess, warm, Listeners(progress, title="warm start"), pgn.config.resolution)
         pgn.generator.load_state_dict(cnn.features(), strict=False)
     history = fit(model, data, preprocess, schedule, Listeners(progress, save, state))
+    if not path.exists():  # a finished run was resumed and its checkpoint is lost
+        save(history)
     return TrainReport(path, model, data, preprocess, history, perf_counter() - start)
 
 
@@ -182,6 +187,17 @@ def train_cnn(
     model = ResNet10(len(data.labels), resolution or preprocess.size_hw[1])
     fit(model, data, preprocess, schedule, listeners)
     return model
+
+
+def _check_output(path: Path) -> None:
+    # Training takes minutes; a typing error in its output should not cost them.
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise OutputError(
+            str(path),
+            expected="a file in a folder that exists and can be written",
+            got="a folder" if path.is_dir() else str(path.parent),
+            do="create the folder or choose another path",
+        )
 
 
 def _build_pgn(config: TrainConfig, vit: FrozenViT, geometry: Geometry) -> PGN:

@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 
-from pgn_edge.errors import CheckpointError, EngineError, GeometryError, OutputError
+from pgn_edge.errors import CheckpointError, GeometryError, OutputError
 from pgn_edge.export.frozen import export_vit, vit_graph
 from pgn_edge.export.parity import run_onnx
 from pgn_edge.nn.vit import Backbone, CanvasViT
@@ -56,7 +56,7 @@ def test_inset_keeps_the_stock_size(tiny_backbone: Backbone):
 
 @pytest.mark.parametrize(("prompts", "suggested"), [(1, 8), (13, 16), (55, 56)])
 def test_inset_with_a_partial_row_suggests_a_full_one(tiny_backbone: Backbone, prompts: int, suggested: int):
-    with pytest.raises(EngineError, match=f"use {suggested}$"):
+    with pytest.raises(GeometryError, match=f"use {suggested}$"):
         vit_graph(tiny_backbone.vit, prompts, "inset", "fp32")
 
 
