@@ -2,8 +2,8 @@
 
 CLIP ViT-B/32 with 16 prompts and a ResNet10 PGN (K = 16, N = 256), float32, batch 1, seeded random weights. Target: at
 most 1.08 times the bare session, medians, interleaved in one run, in every row. The bare session has ONNX Runtime's
-default options; each timed call follows an untimed one of its own kind, since that session's idle threads go on spinning
-for milliseconds and would slow whatever has the next turn.
+default options; each timed call follows an untimed one of its own kind, since that session's idle threads go on
+spinning for milliseconds and would slow whatever has the next turn.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from pgn_edge.bundle import read_bundle
 from pgn_edge.contract import EngineFacts
 from pgn_edge.errors import EngineError, MissingExtraError
 from pgn_edge.files import atomic_write
-from pgn_edge.fingerprint import sha256_file
 from pgn_edge.sidecar import Sidecar, write_sidecar
 
 
@@ -64,10 +63,8 @@ def compile_plan(
     data, facts = _read(source)
     batch = (1, 1, max_batch)
     plan, version = builders[backend](data, facts, targets, batch)
-    with atomic_write(output) as temporary:
-        temporary.write_bytes(plan)
     sidecar = Sidecar(
-        plan_sha256=sha256_file(output),
+        plan_sha256=hashlib.sha256(plan).hexdigest(),
         onnx_sha256=hashlib.sha256(data).hexdigest(),
         backend=backend,
         backend_version=version,
@@ -75,7 +72,10 @@ def compile_plan(
         batch=batch,
         facts=facts,
     )
-    write_sidecar(output, sidecar)
+    with atomic_write(output) as temporary:
+        temporary.write_bytes(plan)
+        # Before the plan has its name: a plan is never there without the sidecar that vouches for it.
+        write_sidecar(output, sidecar)
     return CompileReport(Path(output), len(plan), sidecar)
 
 

@@ -93,6 +93,14 @@ def _folder(folder: Path, preprocess: Preprocess) -> DataSet:
     halves = folder / "train", folder / "test"
     if all(half.is_dir() for half in halves):
         labels = _classes(halves[0])
+        unknown = sorted(set(_folders(halves[1])) - set(labels))
+        if unknown:
+            raise DataError(
+                str(halves[1]),
+                expected=f"the classes of {halves[0]}",
+                got=repr(unknown[0]),
+                do="add it to the training images, or remove it",
+            )
         train, test = (_read(half, labels, preprocess) for half in halves)
     else:
         labels = _classes(folder)
@@ -102,7 +110,7 @@ def _folder(folder: Path, preprocess: Preprocess) -> DataSet:
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
-    names = tuple(sorted(e.name for e in folder.iterdir() if e.is_dir() and not e.name.startswith(".")))
+    names = _folders(folder)
     if len(names) < 2:
         raise DataError(
             str(folder),
@@ -111,6 +119,10 @@ def _classes(folder: Path) -> tuple[str, ...]:
             do="sort the images into one folder for each class",
         )
     return names
+
+
+def _folders(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(e.name for e in folder.iterdir() if e.is_dir() and not e.name.startswith(".")))
 
 
 def _read(folder: Path, labels: tuple[str, ...], preprocess: Preprocess) -> Split:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,12 +52,14 @@ class Listeners:
         on_best: called with the model at each new best epoch.
         resume: file that holds the whole state after each epoch; read first if it is there.
         title: of the progress.
+        about: what the run is made of beside its schedule; the state of another one is refused.
     """
 
     progress: Progress = silent
     on_best: Callable[[History], None] = lambda history: None
     resume: Path | None = None
     title: str = "training"
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 def fit(model: nn.Module, data: DataSet, preprocess: Preprocess, schedule: Schedule, listeners: Listeners) -> History:
@@ -77,7 +79,7 @@ def fit(model: nn.Module, data: DataSet, preprocess: Preprocess, schedule: Sched
     run = _Run(model, schedule, epoch_steps(len(data.train), schedule.batch))
     history = History()
     if listeners.resume is not None and listeners.resume.exists():
-        run.restore(listeners.resume, history)
+        run.restore(listeners.resume, history, listeners.about)
     for epoch in range(len(history.loss), schedule.epochs):
         losses = []
         for step, (image, label) in enumerate(batches(data.train, preprocess, schedule, epoch)):
@@ -91,7 +93,7 @@ def fit(model: nn.Module, data: DataSet, preprocess: Preprocess, schedule: Sched
             history.best_state = {key: value.clone() for key, value in run.state().items()}
             listeners.on_best(history)
         if listeners.resume is not None:
-            run.save(listeners.resume, history)
+            run.save(listeners.resume, history, listeners.about)
     model.load_state_dict(history.best_state, strict=False)
     model.eval()
     return history
@@ -188,8 +190,9 @@ class _Run:
         state = self.model.state_dict()
         return {name: tensor for name, tensor in state.items() if not name.startswith(frozen)}
 
-    def save(self, path: Path, history: History) -> None:
+    def save(self, path: Path, history: History, about: Mapping[str, Any]) -> None:
         state = {
+            "about": dict(about),
             "schedule": asdict(self.schedule),
             "steps": self.steps,
             "done": self.done,
@@ -199,12 +202,13 @@ class _Run:
         }
         save_tensors(path, state)
 
-    def restore(self, path: Path, history: History) -> None:
+    def restore(self, path: Path, history: History, about: Mapping[str, Any]) -> None:
         data: dict[str, Any] = load_tensors(path)
-        own = {"schedule": asdict(self.schedule), "steps": self.steps}
+        own = {"about": dict(about), "schedule": asdict(self.schedule), "steps": self.steps}
         try:
-            if {key: data[key] for key in own} != own:
-                raise ValueError(f"{data['schedule']} of {data['steps']} steps")
+            found = {key: data[key] for key in own}
+            if found != own:
+                raise ValueError(str(found))
             self.model.load_state_dict(data["model"], strict=False)
             self.optimizer.load_state_dict(data["optimizer"])
             self.done = int(data["done"])
@@ -213,7 +217,7 @@ class _Run:
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as exc:
             raise TrainingError(
                 str(path),
-                expected=f"the state of this very run, {own['schedule']} of {self.steps} steps",
+                expected=f"the state of this very run, {own}",
                 got=f"{exc}".split("\n")[0],
                 do="use the same options, or leave --resume out",
             ) from exc

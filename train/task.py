@@ -162,7 +162,7 @@ def train_task(
         warm = replace(schedule, epochs=schedule.warm_start)
         cnn = train_cnn(data, preprocess, warm, Listeners(progress, title="warm start"), pgn.config.resolution)
         pgn.generator.load_state_dict(cnn.features(), strict=False)
-    history = fit(model, data, preprocess, schedule, Listeners(progress, save, state))
+    history = fit(model, data, preprocess, schedule, Listeners(progress, save, state, about=config.to_json()))
     if not path.exists():  # a finished run was resumed and its checkpoint is lost
         save(history)
     return TrainReport(path, model, data, preprocess, history, perf_counter() - start)

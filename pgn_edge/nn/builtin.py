@@ -116,7 +116,7 @@ def load_builtin() -> Backbone:
     """
     from safetensors.torch import load
 
-    data = resources.files("pgn_edge.nn").joinpath("weights/builtin.safetensors").read_bytes()
+    data = resources.files("pgn_edge.nn").joinpath("builtin.safetensors").read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     if digest != WEIGHTS_SHA256:
         raise CheckpointError(

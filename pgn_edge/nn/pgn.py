@@ -98,7 +98,7 @@ class PGN(nn.Module):
         config = self.config
         if self.generator is None:
             one_hot = torch.eye(config.prompts, dtype=image.dtype, device=image.device)
-            return one_hot.expand(len(image), -1, -1)
+            return one_hot.expand(image.shape[0], -1, -1)  # len() would make the batch of an export static
         logits: Tensor = self.generator(image)
         return logits.view(-1, config.prompts, config.library).softmax(dim=-1)
 

@@ -1,0 +1,150 @@
+"""`pgn-edge export` and `pgn-edge export-vit`, as a user calls them."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+from pgn_edge.bundle import read_bundle
+from pgn_edge.contract import EngineFacts
+
+
+def test_export_makes_a_bundle_beside_the_checkpoint(call, tiny_checkpoint: Path, use_tiny_backbone, tmp_path: Path):
+    checkpoint = tmp_path / "ckpt.pt"
+    checkpoint.write_bytes(tiny_checkpoint.read_bytes())
+    done = call("export", checkpoint, "--fp16", "--onnx", tmp_path / "pgn.onnx")
+    assert done.exit_code == 0, done.output
+    for words in ("Certificate of the inversion", "Parity ladder", "onnxruntime fp16", "passed"):
+        assert words in done.stdout
+    assert "FAILED" not in done.stdout
+    bundle = read_bundle(tmp_path / "ckpt.pgn")
+    assert bundle.facts.precision == "fp16"
+    assert (tmp_path / "pgn.onnx").read_bytes() == bundle.pgn_onnx
+    assert done.stderr == ""
+
+
+def test_export_json_is_one_document(call, tiny_checkpoint: Path, use_tiny_backbone, tiny_pair, tmp_path: Path):
+    done = call("export", tiny_checkpoint, "-o", tmp_path / "task.pgn", "--json")
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["path"] == str(tmp_path / "task.pgn")
+    assert document["bytes"] == (tmp_path / "task.pgn").stat().st_size
+    assert document["precision"] == "fp32"
+    assert [rung["passed"] for rung in document["parity"]] == [True, True]
+    assert document["certificate"]["rank"] == 128
+    assert (tmp_path / "task.pgn").read_bytes() == tiny_pair.task.read_bytes()
+
+
+def test_export_vit_json_is_one_document(call, use_tiny_backbone, tmp_path: Path):
+    options = ("--prompts", 8, "--layout", "inset", "-o", tmp_path / "vit.onnx", "--json")
+    done = call("export-vit", "builtin", *options)
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["bytes"] == (tmp_path / "vit.onnx").stat().st_size
+    metadata = {prop.key: prop.value for prop in onnx.load(tmp_path / "vit.onnx").metadata_props}
+    facts = EngineFacts.from_metadata(metadata, "here")
+    assert document["facts"] == facts.to_json()
+    assert facts.geometry == use_tiny_backbone.vit.geometry(8, "inset")
+    assert all(rung["passed"] for rung in document["parity"])
+
+
+# Refusals.
+
+
+class Bomb:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def text(path: Path, good: bytes) -> None:
+    path.write_text("no checkpoint")
+
+
+def empty(path: Path, good: bytes) -> None:
+    path.write_bytes(b"")
+
+
+def truncated(path: Path, good: bytes) -> None:
+    path.write_bytes(good[: len(good) // 2])
+
+
+def a_pickle(path: Path, good: bytes) -> None:
+    path.write_bytes(pickle.dumps(Bomb(path.with_name("exploded"))))
+
+
+def code_among_tensors(path: Path, good: bytes) -> None:
+    torch.save({"format": "pgn-edge checkpoint", "schema": 1, "state": Bomb(path.with_name("exploded"))}, path)
+
+
+def foreign_tensors(path: Path, good: bytes) -> None:
+    torch.save({"conv1.weight": torch.zeros(3)}, path)
+
+
+def missing(path: Path, good: bytes) -> None:
+    path.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [text, empty, truncated, a_pickle, code_among_tensors, foreign_tensors, missing],
+    ids=lambda spoil: spoil.__name__.replace("_", " "),
+)
+def test_a_checkpoint_that_is_none(
+    refusal, tiny_checkpoint: Path, tmp_path: Path, spoil: Callable[[Path, bytes], None]
+):
+    path = tmp_path / "ckpt.pt"
+    spoil(path, tiny_checkpoint.read_bytes())
+    line = refusal("export", path, "-o", tmp_path / "task.pgn")
+    assert line.startswith(f"pgn-edge: {path}: expected")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_checkpoint_of_another_vit(refusal, tiny_checkpoint: Path, tmp_path: Path):
+    # Here `builtin` is the real one.
+    assert "fingerprint" in refusal("export", tiny_checkpoint, "-o", tmp_path / "task.pgn")
+
+
+def test_a_bundle_that_cannot_be_written(refusal, tiny_checkpoint: Path, use_tiny_backbone, tmp_path: Path):
+    output = tmp_path / "missing" / "task.pgn"
+    assert refusal("export", tiny_checkpoint, "-o", output).startswith(f"pgn-edge: {output}: ")
+
+
+def test_an_engine_that_cannot_be_written(refusal, use_tiny_backbone, tmp_path: Path):
+    output = tmp_path / "missing" / "vit.onnx"
+    assert refusal("export-vit", "builtin", "--prompts", 0, "-o", output).startswith(f"pgn-edge: {output}: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        pytest.param(("resnet50",), "builtin or open_clip", id="unknown backbone"),
+        pytest.param(("builtin:large",), "leave it out", id="a tag for builtin"),
+        pytest.param(("builtin", "--weights", "x.pt"), "leave it out", id="weights for builtin"),
+        pytest.param(("builtin", "--layout", "inset", "--prompts", "64"), "at most 56", id="no room for the image"),
+        pytest.param(("builtin", "--layout", "inset", "--prompts", "5"), "use 8", id="half a row"),
+    ],
+)
+def test_export_vit_refuses(refusal, tmp_path: Path, arguments: tuple[str, ...], says: str):
+    assert says in refusal("export-vit", *arguments, "-o", tmp_path / "vit.onnx")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("export",), ("export", "a.pt", "b.pt"), ("export-vit", "builtin", "--prompts", "-1")],
+    ids=["no checkpoint", "two checkpoints", "negative prompts"],
+)
+def test_wrong_usage_is_status_2(call, arguments: tuple[str, ...]):
+    done = call(*arguments)
+    assert done.exit_code == 2
+    assert "Usage: " in done.stderr

@@ -1,0 +1,157 @@
+"""`pgn-edge train`, as a user calls it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pgn_edge.nn.checkpoint import load_checkpoint
+
+QUICK = ("--epochs", 1, "--warm-start", 1, "--batch", 4, "--resolution", 32)
+
+
+def test_train_writes_a_checkpoint_and_says_what_comes_next(
+    call, class_folder: Path, use_tiny_backbone, tmp_path: Path
+):
+    output = tmp_path / "ckpt.pt"
+    done = call("train", "--data", class_folder, *QUICK, "-o", output)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith(f"{output}: validation accuracy ")
+    assert len(done.stdout.splitlines()) == 1
+    assert f"pgn-edge export {output}" in done.stdout
+    assert load_checkpoint(output).head.labels == ("0", "1")
+
+
+def test_train_json_is_one_document(call, class_folder: Path, use_tiny_backbone, tmp_path: Path):
+    output = tmp_path / "ckpt.pt"
+    options = ("--generator", "constant", "--head", "linear", "--layout", "inset", "--optimizer", "sgd", "--no-augment")
+    folder = ("--root", class_folder.parent, "--data", class_folder.name)
+    done = call("train", *folder, "--epochs", 2, *options, "-o", output, "--json")
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["path"] == str(output)
+    assert len(document["loss"]) == len(document["validation"]) == 2
+    assert document["validation_accuracy"] == document["validation"][document["best_epoch"] - 1]
+    schedule = load_checkpoint(output).provenance["schedule"]
+    assert (schedule["optimizer"], schedule["augment"], schedule["epochs"]) == ("sgd", False, 2)
+
+
+def test_resume_after_the_end_trains_nothing_and_answers_the_same(
+    call, class_folder: Path, use_tiny_backbone, tmp_path: Path
+):
+    command = ("train", "--data", class_folder, *QUICK, "-o", tmp_path / "ckpt.pt", "--json")
+    first = json.loads(call(*command).stdout)
+    written = (tmp_path / "ckpt.pt").stat().st_mtime_ns
+    second = json.loads(call(*command, "--resume").stdout)
+    assert (first["loss"], first["validation"]) == (second["loss"], second["validation"])
+    assert (tmp_path / "ckpt.pt").stat().st_mtime_ns == written
+
+
+# Refusals.
+
+
+def test_a_folder_without_classes(refusal, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    assert "at least two class folders" in refusal("train", "--data", tmp_path / "empty", "-o", tmp_path / "ckpt.pt")
+
+
+def test_an_image_that_does_not_decode(refusal, tmp_path: Path):
+    for name in ("0", "1"):
+        (tmp_path / name).mkdir()
+        for index in range(3):
+            (tmp_path / name / f"{index}.png").write_bytes(b"no image")
+    line = refusal("train", "--data", tmp_path, "-o", tmp_path / "ckpt.pt")
+    assert str(tmp_path / "0" / "0.png") in line
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        pytest.param(("--data", "nowhere"), "digits or a folder of classes", id="no such data"),
+        pytest.param(("--backbone", "resnet"), "builtin or open_clip", id="no such backbone"),
+        pytest.param(("--weights", "weights.pt"), "leave it out", id="weights for builtin"),
+        pytest.param(("--resolution", "24"), "divisor of the image width", id="resolution"),
+        pytest.param(("--generator", "constant", "--library", "3"), "leave --library out", id="library of constants"),
+        pytest.param(("--layout", "inset", "--prompts", "100"), "at most 56", id="no room for the image"),
+        pytest.param(("--lr", "0"), "positive learning rate", id="rate of zero"),
+        pytest.param(("--lr", "nan"), "learning rate", id="rate that is no number"),
+        pytest.param(("--weight-decay", "-1"), "weight decay", id="negative decay"),
+    ],
+)
+def test_options_that_do_not_fit(refusal, class_folder: Path, tmp_path: Path, options: tuple[str, ...], says: str):
+    assert says in refusal("train", "--data", class_folder, *QUICK[:4], "-o", tmp_path / "ckpt.pt", *options)
+
+
+def test_names_that_builtin_cannot_read(refusal, class_folder: Path, tmp_path: Path):
+    for source, name in (("0", "cat"), ("1", "dog")):
+        (tmp_path / name).symlink_to(class_folder / source)
+    assert "--head linear" in refusal("train", "--data", tmp_path, "-o", tmp_path / "ckpt.pt")
+
+
+@pytest.mark.parametrize("folder", ["missing", "file"])
+def test_an_output_that_cannot_be_written(refusal, class_folder: Path, tmp_path: Path, folder: str):
+    (tmp_path / "file").write_text("no folder")
+    output = tmp_path / folder / "ckpt.pt"
+    assert refusal("train", "--data", class_folder, *QUICK, "-o", output).startswith(f"pgn-edge: {output}: ")
+
+
+def test_a_truncated_state_to_resume_from(refusal, class_folder: Path, use_tiny_backbone, tmp_path: Path):
+    (tmp_path / "ckpt.resume.pt").write_bytes(b"PK\x03\x04 the beginning of a zip")
+    line = refusal("train", "--data", class_folder, *QUICK, "-o", tmp_path / "ckpt.pt", "--resume")
+    assert "ckpt.resume.pt" in line
+
+
+def test_divergence_is_told_in_the_last_line(call, class_folder: Path, use_tiny_backbone, tmp_path: Path):
+    options = ("--epochs", 2, "--generator", "constant", "--head", "linear", "--optimizer", "sgd", "--lr", 1e38)
+    done = call("train", "--data", class_folder, *options, "-o", tmp_path / "ckpt.pt")
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("pgn-edge: training: expected a finite loss")
+    assert "lower --lr" in last
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--data", "x", "--batch", "1"),
+        ("--data", "x", "--generator", "vit"),
+        ("--data", "x", "--epochs", "0"),
+        ("--data", "x", "--lr", "fast"),
+        ("--data", "x", "--no-such-option"),
+    ],
+    ids=["no data", "a batch of one", "unknown generator", "no epochs", "no number", "unknown option"],
+)
+def test_wrong_usage_is_status_2(call, options: tuple[str, ...]):
+    done = call("train", *options)
+    assert done.exit_code == 2
+    assert "Usage: " in done.stderr
+    assert "Error: " in done.stderr
+    assert done.stdout == ""
+
+
+def test_sigterm_in_mid_training_leaves_whole_files_only(class_folder: Path, tmp_path: Path):
+    # Epochs are short here, so the signal meets a file being written as well as a step.
+    command = [
+        sys.executable, "-m", "pgn_edge", "train", "--data", class_folder, "--generator", "constant",
+        "--epochs", "100000", "-o", tmp_path / "ckpt.pt",
+    ]  # fmt: skip
+    wanted = {tmp_path / "ckpt.pt", tmp_path / "ckpt.resume.pt"}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not all(path.exists() for path in wanted):
+            assert process.poll() is None, "it ended by itself"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert set(tmp_path.iterdir()) == wanted
+    assert load_checkpoint(tmp_path / "ckpt.pt").head.labels == ("0", "1")

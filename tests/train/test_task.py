@@ -1,0 +1,219 @@
+"""From data to a checkpoint that exports, and to a runtime that gives the answers of training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pgn_edge.bundle import read_bundle
+from pgn_edge.errors import CheckpointError, DataError, GeometryError, OutputError, PgnEdgeError, TrainingError
+from pgn_edge.export.task import export_task
+from pgn_edge.nn.checkpoint import load_checkpoint
+from pgn_edge.nn.vit import Backbone
+from pgn_edge.runtime import Runtime
+from pgn_edge.train.config import Schedule, TrainConfig
+from pgn_edge.train.loop import accuracy, predict
+from pgn_edge.train.task import train_task
+
+QUICK = Schedule(epochs=2, warm_start=1, batch=8, lr=0.01)
+
+
+@pytest.fixture(autouse=True)
+def _tiny(use_tiny_backbone: Backbone) -> None:
+    """`builtin` is the tiny backbone in this file."""
+
+
+@pytest.fixture
+def config(bar_folder: Path) -> TrainConfig:
+    return TrainConfig(str(bar_folder), resolution=32)
+
+
+class KilledError(Exception):
+    """Stands for a kill."""
+
+
+class Told:
+    """A listener that keeps what it hears, and interrupts the run after step `stop` of training."""
+
+    def __init__(self, stop: int | None = None) -> None:
+        self.stop = stop
+        self.steps: list[tuple[str, int]] = []
+
+    def __call__(self, step: str, done: int, total: int, note: str = "") -> None:
+        self.steps.append((step, done))
+        if (step, done) == ("training", self.stop):
+            raise KilledError
+
+
+def pgn_state(path: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(path).pgn.state_dict()
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        ("resnet10", "append", "zero-shot"),
+        ("resnet10", "inset", "linear"),
+        ("constant", "append", "linear"),
+        ("constant", "inset", "zero-shot"),
+    ],
+    ids=", ".join,
+)
+def test_a_trained_task_exports_and_answers_as_it_did(
+    config: TrainConfig, tiny_pair, tiny_backbone: Backbone, tmp_path: Path, choice: tuple[Any, Any, Any]
+):
+    generator, layout, head = choice
+    vit = tiny_backbone.vit
+    before = {name: tensor.clone() for name, tensor in vit.state_dict().items()}
+    config = replace(config, generator=generator, layout=layout, head=head)
+    report = train_task(config, QUICK, tmp_path / "ckpt.pt")
+    assert equal(before, vit.state_dict()), "the frozen ViT has changed"
+    assert {path.name for path in tmp_path.iterdir()} == {"ckpt.pt", "ckpt.resume.pt"}
+
+    checkpoint = load_checkpoint(tmp_path / "ckpt.pt")
+    assert checkpoint.head.labels == ("0", "1", "2")
+    assert checkpoint.head.kind == ("text" if head == "zero-shot" else "linear")
+    assert checkpoint.geometry == vit.geometry(16, layout)
+    assert checkpoint.fingerprint == vit.fingerprint()
+    assert checkpoint.pgn.config.library == (256 if generator == "resnet10" else 16)
+    assert checkpoint.provenance["config"] == config.to_json()
+    assert checkpoint.provenance["sizes"] == {"train": 15, "validation": 3, "test": 6}
+    assert checkpoint.provenance["training"]["validation_accuracy"] == max(report.history.validation)
+    assert report.model.pgn is not None
+    assert equal(checkpoint.pgn.state_dict(), report.model.pgn.state_dict())
+
+    exported = export_task(tmp_path / "ckpt.pt", tmp_path / "task.pgn")
+    assert exported.parity
+    assert all(rung.passed for rung in exported.parity)
+    assert read_bundle(tmp_path / "task.pgn").provenance["config"] == config.to_json()
+    if layout == "append":
+        with Runtime(tiny_pair.vit, {"bars": tmp_path / "task.pgn"}) as runtime:
+            frames_bgr = [np.ascontiguousarray(image[..., ::-1]) for image in report.data.test.images]
+            answers = [int(runtime.infer("bars", frame).scores.argmax()) for frame in frames_bgr]
+        assert answers == predict(report.model, report.data.test, report.preprocess).tolist()
+
+
+def test_a_pgn_and_a_linear_head_learn(config: TrainConfig, tmp_path: Path):
+    schedule = Schedule(epochs=6, warm_start=6, batch=8, lr=0.01, augment=False)
+    report = train_task(replace(config, head="linear"), schedule, tmp_path / "ckpt.pt")
+    assert accuracy(report.model, report.data.train, report.preprocess) >= 0.9
+    assert report.history.loss[-1] < 0.8 * report.history.loss[0]
+
+
+def test_an_interrupted_task_goes_on_as_if_nothing_had_happened(config: TrainConfig, tmp_path: Path):
+    train_task(config, QUICK, tmp_path / "smooth.pt")
+    path, first, second = tmp_path / "broken.pt", Told(stop=3), Told()
+    with pytest.raises(KilledError):
+        train_task(config, QUICK, path, progress=first)
+    assert ("warm start", 1) in first.steps
+    report = train_task(config, QUICK, path, resume=True, progress=second)
+    assert second.steps == [("training", 3), ("training", 4)], "no warm start, and no epoch twice"
+    assert equal(pgn_state(path), pgn_state(tmp_path / "smooth.pt"))
+    assert len(report.history.loss) == 2
+
+
+def test_resume_brings_a_lost_checkpoint_back(config: TrainConfig, tmp_path: Path):
+    config = replace(config, generator="constant")
+    train_task(config, QUICK, tmp_path / "ckpt.pt")
+    before = pgn_state(tmp_path / "ckpt.pt")
+    (tmp_path / "ckpt.pt").unlink()
+    train_task(config, QUICK, tmp_path / "ckpt.pt", resume=True)
+    assert equal(pgn_state(tmp_path / "ckpt.pt"), before)
+
+
+def test_without_resume_an_old_state_is_not_read(config: TrainConfig, tmp_path: Path):
+    (tmp_path / "ckpt.resume.pt").write_bytes(b"of something else")
+    report = train_task(replace(config, generator="constant"), QUICK, tmp_path / "ckpt.pt")
+    assert len(report.history.loss) == 2
+
+
+def test_resume_refuses_another_run(config: TrainConfig, tmp_path: Path):
+    config = replace(config, generator="constant")
+    train_task(config, QUICK, tmp_path / "ckpt.pt")
+    with pytest.raises(TrainingError, match="leave --resume out"):
+        train_task(config, replace(QUICK, lr=0.5), tmp_path / "ckpt.pt", resume=True)
+    for changes in ({"prompts": 8}, {"layout": "inset"}, {"head": "linear"}, {"resolution": 16}):
+        with pytest.raises(TrainingError, match="leave --resume out"):
+            train_task(replace(config, **changes), QUICK, tmp_path / "ckpt.pt", resume=True)
+
+
+# What is refused, before anything is trained or written.
+
+
+@pytest.fixture
+def cats_and_dogs(tmp_path: Path) -> Path:
+    folder = tmp_path / "pets"
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        for index in range(4):
+            Image.new("RGB", (16, 16), (index, len(name), 9)).save(folder / name / f"{index}.png")
+    return folder
+
+
+def test_names_that_builtin_does_not_know_need_a_linear_head(cats_and_dogs: Path, tmp_path: Path):
+    config, out = TrainConfig(str(cats_and_dogs), generator="constant"), tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(DataError, match=r"got 'cat'.*--head linear"):
+        train_task(config, QUICK, out / "ckpt.pt")
+    assert list(out.iterdir()) == []
+    train_task(replace(config, head="linear"), QUICK, out / "ckpt.pt")
+    assert load_checkpoint(out / "ckpt.pt").head.labels == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
+        pytest.param(
+            {"generator": "constant", "library": 8}, CheckpointError, "leave --library out", id="library of constants"
+        ),
+        pytest.param({"generator": "vit"}, CheckpointError, "resnet10 or constant", id="unknown generator"),
+        pytest.param({"resolution": 24}, GeometryError, "divisor of the image width 64", id="does not divide"),
+        pytest.param({"resolution": 128}, GeometryError, "divisor of the image width 64", id="more than there is"),
+        pytest.param({"layout": "inset", "prompts": 64}, GeometryError, "at most 56", id="no room for the image"),
+        pytest.param({"backbone": "resnet50"}, CheckpointError, "builtin or open_clip", id="unknown backbone"),
+        pytest.param({"data": "nowhere"}, DataError, "folder of classes", id="no such data"),
+    ],
+)
+def test_configurations_that_are_refused(
+    config: TrainConfig, tmp_path: Path, changes: dict[str, Any], error: type[PgnEdgeError], says: str
+):
+    told = Told()
+    with pytest.raises(error, match=says):
+        train_task(replace(config, **changes), QUICK, tmp_path / "ckpt.pt", progress=told)
+    assert told.steps == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def in_no_folder(folder: Path) -> Path:
+    return folder / "missing" / "ckpt.pt"
+
+
+def in_a_file(folder: Path) -> Path:
+    (folder / "file").write_text("no folder")
+    return folder / "file" / "ckpt.pt"
+
+
+def onto_a_folder(folder: Path) -> Path:
+    (folder / "ckpt.pt").mkdir()
+    return folder / "ckpt.pt"
+
+
+@pytest.mark.parametrize("place", [in_no_folder, in_a_file, onto_a_folder], ids=lambda p: p.__name__.replace("_", " "))
+def test_an_output_that_cannot_be_written_costs_no_training(config: TrainConfig, tmp_path: Path, place: Any):
+    output, told = place(tmp_path), Told()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(OutputError) as caught:
+        train_task(config, QUICK, output, progress=told)
+    assert str(caught.value).startswith(f"{output}: ")
+    assert told.steps == []
+    assert sorted(tmp_path.rglob("*")) == before
