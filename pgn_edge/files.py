@@ -49,6 +49,22 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def require_writable(path: str | Path) -> None:
+    """Refuse at once what `atomic_write` would refuse after minutes of work.
+
+    Raises:
+        OutputError: a folder, or a name in a folder that does not exist or cannot be written.
+    """
+    path = Path(path)
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise OutputError(
+            str(path),
+            expected="a file in a folder that exists and can be written",
+            got="a folder" if path.is_dir() else str(path.parent),
+            do="create the folder or choose another path",
+        )
+
+
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Write `data` to `path` whole or not at all.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -13,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pgn_edge.errors import OutputError
+from pgn_edge.files import require_writable
 from pgn_edge.geometry import Geometry
 from pgn_edge.heads import Head
 from pgn_edge.nn.backbones import load_backbone
@@ -123,7 +122,7 @@ def train_task(
         OutputError: the output cannot be written.
     """
     start, path = perf_counter(), Path(output)
-    _check_output(path)
+    require_writable(path)
     backbone = load_backbone(config.backbone, config.weights)
     vit = backbone.vit
     geometry = vit.geometry(config.prompts, config.layout)
@@ -189,22 +188,11 @@ def train_cnn(
     return model
 
 
-def _check_output(path: Path) -> None:
-    # Training takes minutes; a typing error in its output should not cost them.
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise OutputError(
-            str(path),
-            expected="a file in a folder that exists and can be written",
-            got="a folder" if path.is_dir() else str(path.parent),
-            do="create the folder or choose another path",
-        )
-
-
 def _build_pgn(config: TrainConfig, vit: FrozenViT, geometry: Geometry) -> PGN:
     library = config.library or (config.prompts if config.generator == "constant" else 256)
     resolution = config.resolution or geometry.content_hw[1]
-    # Prompt tokens start as large as the ViT's own tokens: with far smaller ones, each step of the optimiser would turn
-    # them by a large angle, since the pre-norm takes their length away.
+    # Prompt tokens start as large as the ViT's own positions: far smaller ones would be turned by a large angle in each
+    # step of the optimiser, since the pre-norm takes their length away.
     token_std = float(vit.position.std())
     return PGN(PgnConfig(config.generator, config.prompts, library, vit.width, resolution), token_std)
 

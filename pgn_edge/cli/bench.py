@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import click
 
 from pgn_edge.cli.console import print_json, print_table
-from pgn_edge.errors import OutputError
 
 
 @click.command()
@@ -37,14 +35,14 @@ def bench(
     """Measure latency: the bare engine, and with a task the whole chain, all in turns in one run."""
     import json
 
-    from pgn_edge.files import write_text
+    from pgn_edge.files import require_writable, write_text
     from pgn_edge.runtime import bench_report as reports
     from pgn_edge.runtime.bench import BenchOptions, run_bench
 
     frame_hw = _frame_hw(options.pop("frame"))
     for path in (json_path, html_path):
-        if path not in (None, "-"):
-            _check_writable(Path(path))
+        if path is not None and str(path) != "-":
+            require_writable(path)
     if html_path is not None:
         reports.require_matplotlib()
     report = run_bench(
@@ -70,17 +68,6 @@ def _frame_hw(text: str) -> tuple[int, int]:
     if match is None:
         raise click.BadParameter(f"expected WIDTHxHEIGHT such as 640x480, got {text!r}", param_hint="--frame")
     return int(match[2]), int(match[1])
-
-
-def _check_writable(path: Path) -> None:
-    # A measurement takes minutes; a typing error in its output should not cost them.
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise OutputError(
-            str(path),
-            expected="a file in a folder that exists and can be written",
-            got="a folder" if path.is_dir() else f"{path.parent}",
-            do="create the folder or choose another path",
-        )
 
 
 def _tell(step: str, done: int, total: int, note: str = "") -> None:
