@@ -10,7 +10,7 @@ import onnx
 import torch
 
 from pgn_edge.contract import EngineFacts, Precision
-from pgn_edge.export.graph import OPSET, to_onnx
+from pgn_edge.export.graph import OPSET, finish, to_onnx
 from pgn_edge.export.parity import Ladder, Rung, require_parity, run_onnx, run_torch
 from pgn_edge.export.precision import input_readers, to_fp16
 from pgn_edge.files import write_bytes
@@ -99,9 +99,7 @@ def vit_graph(
     ladder.climb("onnxruntime fp32", "fp32", run_onnx(graph, canvas))
     if precision == "fp16":
         facts = replace(facts, precision="fp16")
-        graph = to_fp16(graph, keep=input_readers(graph))
-        onnx.helper.set_model_props(graph, facts.to_metadata())
-        onnx.checker.check_model(graph, full_check=True)
+        graph = finish(to_fp16(graph, keep=input_readers(graph)), facts)
         ladder.climb("onnxruntime fp16", "fp16", run_onnx(graph, canvas))
     return graph, facts, tuple(ladder.rungs)
 

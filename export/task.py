@@ -13,7 +13,7 @@ from pgn_edge.bundle import Bundle, Golden, write_bundle
 from pgn_edge.contract import EngineFacts, Precision
 from pgn_edge.errors import CheckpointError
 from pgn_edge.export.deployed import DeployedPGN
-from pgn_edge.export.graph import OPSET, to_onnx
+from pgn_edge.export.graph import OPSET, finish, to_onnx
 from pgn_edge.export.inversion import Certificate, certify, invert_library
 from pgn_edge.export.parity import Ladder, Rung, require_parity, run_onnx, run_torch
 from pgn_edge.export.precision import to_fp16
@@ -86,12 +86,13 @@ def export_task(
     ladder, canvas, graph = _climb(checkpoint, vit, deployed, facts, precision)
     if not allow_drift:
         require_parity(ladder.rungs)
+    pgn_onnx = graph.SerializeToString()
     if onnx_path is not None:
-        write_bytes(onnx_path, graph.SerializeToString())
+        write_bytes(onnx_path, pgn_onnx)
     bundle = Bundle(
         name=checkpoint.name,
         facts=replace(facts, precision=precision),
-        pgn_onnx=graph.SerializeToString(),
+        pgn_onnx=pgn_onnx,
         head=checkpoint.head,
         golden=_golden(checkpoint, ladder.reference, canvas),
         certificate=certificate.to_json(),
@@ -141,9 +142,7 @@ def _climb(
     graph = to_onnx(deployed, torch.from_numpy(images[:1]).repeat(2, 1, 1, 1), facts)
     ladder.climb("onnxruntime fp32", "fp32", run_torch(frozen, run_onnx(graph, images)))
     if precision == "fp16":
-        graph = to_fp16(graph)
-        onnx.helper.set_model_props(graph, replace(facts, precision="fp16").to_metadata())
-        onnx.checker.check_model(graph, full_check=True)
+        graph = finish(to_fp16(graph), replace(facts, precision="fp16"))
         ladder.climb("onnxruntime fp16", "fp16", run_torch(frozen, run_onnx(graph, images)))
     return ladder, canvas, graph
 

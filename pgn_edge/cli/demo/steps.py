@@ -20,7 +20,6 @@ from pgn_edge.export.frozen import export_vit
 from pgn_edge.export.task import ExportReport, export_task
 from pgn_edge.files import atomic_write, write_bytes, write_text
 from pgn_edge.heads import Head
-from pgn_edge.nn.backbones import load_backbone
 from pgn_edge.progress import Progress
 from pgn_edge.runtime import Runtime
 from pgn_edge.runtime.app import run_app
@@ -49,14 +48,12 @@ class Trained:
         constant: the input-independent prompts.
         cnn: the PGN's CNN as a plain classifier.
         probe: linear probe on the frozen ViT.
-        zero_shot: the frozen ViT's own head.
     """
 
     pgn: TrainReport
     constant: TrainReport
     cnn: nn.Module
     probe: Head
-    zero_shot: Head
 
 
 def run_demo(folder: Path, epochs: int, seed: int, progress: Progress) -> dict[str, Any]:
@@ -126,10 +123,8 @@ def _train(folder: Path, schedule: Schedule, step: _Steps) -> Trained:
     with step("train the baselines"):
         data, preprocess = pgn.data, pgn.preprocess
         cnn = cnn_alone(data, preprocess, schedule, Listeners(step.inner("CNN alone")))
-        backbone = load_backbone("builtin")
-        probe = linear_probe(backbone.vit, data, preprocess)
-        zero_shot = backbone.zero_shot.head(data.labels, data.template)
-    return Trained(pgn, constant, cnn, probe, zero_shot)
+        probe = linear_probe(pgn.model.vit, data, preprocess)
+    return Trained(pgn, constant, cnn, probe)
 
 
 def _export(folder: Path) -> ExportReport:
@@ -142,7 +137,7 @@ def _export(folder: Path) -> ExportReport:
 
 def _run_on_clip(folder: Path, split: Split) -> None:
     """Write a clip of validation images and one image of it, and annotate the clip."""
-    cv2.imwrite(str(folder / "digit.png"), split.images[0][..., ::-1])
+    write_bytes(folder / "digit.png", cv2.imencode(".png", split.images[0][..., ::-1])[1].tobytes())
     with atomic_write(folder / "clip.mp4") as temporary:
         writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), CLIP_FPS, (CLIP_SIDE, CLIP_SIDE))
         for image in split.images[:CLIP_FRAMES]:
@@ -161,14 +156,14 @@ def _run_on_clip(folder: Path, split: Split) -> None:
 def _test(folder: Path, trained: Trained) -> tuple[dict[str, np.ndarray], list[Sample]]:
     """Class indices that each contender gives for the test split; nothing is chosen by them."""
     data, preprocess = trained.pgn.data, trained.pgn.preprocess
-    vit = trained.pgn.model.vit
-    embedding = embed(vit, data.test, preprocess)
+    model = trained.pgn.model
+    embedding = embed(model.vit, data.test, preprocess)
     answers = {
-        "frozen": trained.zero_shot.logits(embedding).argmax(axis=1),
+        "frozen": model.head.to_head().logits(embedding).argmax(axis=1),
         "linear_probe": trained.probe.logits(embedding).argmax(axis=1),
         "cnn_alone": predict(trained.cnn, data.test, preprocess),
         "constant": predict(trained.constant.model, data.test, preprocess),
-        "pgn_torch": predict(trained.pgn.model, data.test, preprocess),
+        "pgn_torch": predict(model, data.test, preprocess),
     }
     for name, task in (("pgn_fp32", "task-fp32.pgn"), ("pgn_fp16", "task.pgn")):
         with Runtime(folder / "vit.onnx", {"digits": folder / task}) as runtime:
