@@ -25,8 +25,8 @@ import torch
 from common import HEADER, environment_table, markdown_table, parser, stats_row, write_results
 
 from pgn_edge.errors import EngineError
-from pgn_edge.export.frozen import export_vit
-from pgn_edge.export.task import export_task
+from pgn_edge.export.frozen import VitOptions, export_vit
+from pgn_edge.export.task import ExportOptions, export_task
 from pgn_edge.heads import Head
 from pgn_edge.nn.checkpoint import Checkpoint, save_checkpoint
 from pgn_edge.nn.clip import clip_backbone
@@ -75,8 +75,8 @@ def export_pair(folder: Path, seed: int) -> tuple[Path, Path]:
     )
     save_checkpoint(folder / "ckpt.pt", checkpoint)
     engine, task = folder / "vit.onnx", folder / "task.pgn"
-    export_vit(BACKBONE, engine, prompts=PROMPTS, weights=weights)
-    export_task(folder / "ckpt.pt", task, weights=weights)
+    export_vit(BACKBONE, engine, VitOptions(prompts=PROMPTS, weights=weights))
+    export_task(folder / "ckpt.pt", task, ExportOptions(weights=weights))
     return engine, task
 
 

@@ -2,24 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 
 from pgn_edge.contract import EngineFacts, Precision
-from pgn_edge.export.graph import OPSET, finish, to_onnx
+from pgn_edge.errors import GeometryError
+from pgn_edge.export.calibration import check_canvases
+from pgn_edge.export.graph import OPSET, finish, fix_batch, to_onnx
+from pgn_edge.export.int8 import to_int8
 from pgn_edge.export.parity import Ladder, Rung, require_parity, run_onnx, run_torch
-from pgn_edge.export.precision import input_readers, to_fp16
-from pgn_edge.files import write_bytes
+from pgn_edge.export.precision import readers, to_half
+from pgn_edge.export.ranges import Kept, keep_by_range
+from pgn_edge.export.rounding import projection_error, token_limit
+from pgn_edge.files import require_writable, write_bytes
 from pgn_edge.geometry import Layout
 from pgn_edge.heads import Head
 from pgn_edge.nn.backbones import load_backbone
 from pgn_edge.nn.vit import CanvasViT, FrozenViT
 
-CHECK_FRAMES = 8
+
+@dataclass(frozen=True)
+class VitOptions:
+    """What kind of engine to export.
+
+    Args:
+        prompts: K; 0 gives the stock model, None what fills whole rows, near 16.
+        layout: `append` or `inset`.
+        precision: of the arithmetic; the canvas is float32 in all of them.
+        batch: a fixed batch size; None leaves it free.
+        weights: a local file instead of the download.
+        allow_drift: write the engine although a parity rung failed.
+    """
+
+    prompts: int | None = 16
+    layout: Layout = "append"
+    precision: Precision = "fp32"
+    batch: int | None = None
+    weights: str | Path | None = None
+    allow_drift: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch is not None and self.batch < 1:
+            raise GeometryError("batch", expected="1 or more", got=str(self.batch), do="choose another --batch")
+
+
+@dataclass(frozen=True)
+class VitGraph:
+    """A ViT engine in memory.
+
+    Args:
+        model: the graph, facts and numerics in its metadata.
+        facts: of the engine.
+        parity: against torch, on pictures and adversarial canvases.
+        numerics: which nodes stay float32 and why; empty where nothing was lowered.
+    """
+
+    model: onnx.ModelProto
+    facts: EngineFacts
+    parity: tuple[Rung, ...]
+    numerics: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -29,34 +76,21 @@ class VitReport:
     Args:
         path: of the ONNX.
         size_bytes: of the ONNX.
-        facts: as in its metadata_props.
-        parity: against torch, on random canvases.
+        graph: what is in it.
     """
 
     path: Path
     size_bytes: int
-    facts: EngineFacts
-    parity: tuple[Rung, ...]
+    graph: VitGraph
 
 
-def export_vit(
-    backbone: str,
-    output: str | Path,
-    *,
-    prompts: int = 16,
-    layout: Layout = "append",
-    precision: Precision = "fp32",
-    weights: str | Path | None = None,
-) -> VitReport:
+def export_vit(backbone: str, output: str | Path, options: VitOptions = VitOptions()) -> VitReport:
     """Export a frozen ViT with prompt slots.
 
     Args:
         backbone: for example `builtin` or `open_clip:ViT-B-32/openai`.
         output: the ONNX file.
-        prompts: K; 0 gives the stock model.
-        layout: `append` or `inset`.
-        precision: of the arithmetic; the canvas and the patch projection stay float32 in both.
-        weights: a local file instead of the download.
+        options: what kind of engine.
 
     Raises:
         CheckpointError: the backbone cannot be loaded.
@@ -64,18 +98,21 @@ def export_vit(
         ParityError: the graph does not agree with torch.
         OutputError: the output cannot be written.
     """
-    vit = load_backbone(backbone, weights).vit
-    graph, facts, rungs = vit_graph(vit, prompts, layout, precision)
-    require_parity(rungs)
-    data = graph.SerializeToString()
+    require_writable(output)
+    vit = load_backbone(backbone, options.weights).vit
+    graph = vit_graph(vit, options.prompts, options.layout, options.precision)
+    if not options.allow_drift:
+        require_parity(graph.parity)
+    model = graph.model
+    if options.batch is not None:
+        model = finish(fix_batch(model, options.batch), graph.facts, graph.numerics)
+    data = model.SerializeToString()
     write_bytes(output, data)
-    return VitReport(Path(output), len(data), facts, rungs)
+    return VitReport(Path(output), len(data), graph)
 
 
-def vit_graph(
-    vit: FrozenViT, prompts: int, layout: Layout, precision: Precision
-) -> tuple[onnx.ModelProto, EngineFacts, tuple[Rung, ...]]:
-    """A frozen ViT in memory as a graph, its facts, and its parity with torch.
+def vit_graph(vit: FrozenViT, prompts: int | None, layout: Layout, precision: Precision) -> VitGraph:
+    """A frozen ViT in memory as a graph, and its parity with torch.
 
     Raises:
         GeometryError: prompts that do not fit the layout, or an inset layout whose last prompt row is not full.
@@ -93,17 +130,38 @@ def vit_graph(
         output="embedding",
     )
     module = CanvasViT(vit, geometry).eval()
-    canvas = np.random.default_rng(0).standard_normal((CHECK_FRAMES, 3, *geometry.canvas_hw), np.float32)
-    ladder = Ladder(run_torch(module, canvas), _no_head())
-    graph = to_onnx(module, torch.from_numpy(canvas[:2]), facts)
-    ladder.climb("onnxruntime fp32", "fp32", run_onnx(graph, canvas))
-    if precision == "fp16":
-        facts = replace(facts, precision="fp16")
-        graph = finish(to_fp16(graph, keep=input_readers(graph)), facts)
-        ladder.climb("onnxruntime fp16", "fp16", run_onnx(graph, canvas))
-    return graph, facts, tuple(ladder.rungs)
+    canvas = check_canvases(vit, geometry)
+    reference = run_torch(module, canvas)
+    ladder = Ladder(reference, _nearest(reference))
+    model = to_onnx(module, torch.from_numpy(canvas[:2]), facts)
+    ladder.climb("onnxruntime fp32", "fp32", run_onnx(model, canvas))
+    numerics: dict[str, Any] = {}
+    if precision != "fp32":
+        facts = replace(facts, precision=precision)
+        if precision == "int8":
+            lowered = to_int8(model)
+        else:
+            kept = _keep(model, vit, precision, canvas)
+            lowered = to_half(model, precision, [node.node for node in kept])
+            numerics = {"kept_float32": [node.to_json() for node in kept]}
+        model = finish(lowered, facts, numerics)
+        ladder.climb(f"onnxruntime {precision}", precision, run_onnx(model, canvas))
+    return VitGraph(model, facts, tuple(ladder.rungs), numerics)
 
 
-def _no_head() -> Head:
-    # Random canvases have no class; one output cannot flip, so only distances count here.
-    return Head.mapping(np.zeros(1, np.int64), ("any",))
+def _keep(model: onnx.ModelProto, vit: FrozenViT, precision: Precision, canvas: np.ndarray) -> tuple[Kept, ...]:
+    """Nodes that stay float32: what the ranges say, the position table, and the projection where it must."""
+    kept = {node.node: node for node in keep_by_range(model, canvas)} if precision == "fp16" else {}
+    error, largest = projection_error(vit.projection()[0], precision), float(np.abs(canvas).max())
+    if not error <= token_limit(precision):
+        for name in readers(model, "canvas"):
+            kept[name] = Kept(name, "patch projection", largest, error)
+    for name in readers(model, "table"):
+        kept.setdefault(name, Kept(name, "position table", float(vit.position.abs().max()), 0.0))
+    return tuple(kept.values())
+
+
+def _nearest(reference: np.ndarray) -> Head:
+    """Which of the reference embeddings is nearest: a canvas that finds another than its own has flipped."""
+    norms = np.linalg.norm(reference, axis=1, keepdims=True)
+    return Head.text(reference / np.maximum(norms, 1e-12), tuple(str(i) for i in range(len(reference))), 1.0)

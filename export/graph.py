@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import onnx
 import torch
 from torch import nn
 
-from pgn_edge.contract import EngineFacts
+from pgn_edge.contract import PREFIX, EngineFacts
 from pgn_edge.errors import MissingExtraError
+from pgn_edge.export.naming import name_by_module
 
 OPSET = 20  # Gelu and LayerNormalization are single nodes, and TensorRT 10.3 reads it
 
@@ -49,11 +53,28 @@ def to_onnx(module: nn.Module, example: torch.Tensor, facts: EngineFacts) -> onn
         )
     assert program is not None
     model = program.model_proto
+    name_by_module(model, facts.role)
     return finish(model, facts)
 
 
-def finish(model: onnx.ModelProto, facts: EngineFacts) -> onnx.ModelProto:
-    """Write the facts into a model, drop the exporter's traces of this machine, and check it fully."""
+def fix_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
+    """The same graph for one batch size only, with every shape in it known."""
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    for value in (*fixed.graph.input, *fixed.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = batch
+    del fixed.graph.value_info[:]  # sizes that were free; the checker infers them again
+    return onnx.shape_inference.infer_shapes(fixed, strict_mode=True, data_prop=True)
+
+
+def finish(model: onnx.ModelProto, facts: EngineFacts, numerics: Mapping[str, Any] | None = None) -> onnx.ModelProto:
+    """Write the facts into a model, drop the exporter's traces of this machine, and check it fully.
+
+    Args:
+        model: changed in place.
+        facts: become metadata_props.
+        numerics: what was measured to choose the precision of each node; JSON values, for the metadata too.
+    """
     for node in model.graph.node:
         del node.metadata_props[:]  # stack traces with file paths
         node.doc_string = ""
@@ -65,6 +86,7 @@ def finish(model: onnx.ModelProto, facts: EngineFacts) -> onnx.ModelProto:
     model.doc_string = model.graph.doc_string = ""
     model.graph.name = facts.role
     model.producer_name, model.producer_version = "pgn-edge", ""
-    onnx.helper.set_model_props(model, facts.to_metadata())
+    extra = {} if numerics is None else {f"{PREFIX}numerics": json.dumps(numerics)}
+    onnx.helper.set_model_props(model, {**facts.to_metadata(), **extra})
     onnx.checker.check_model(model, full_check=True)
     return model

@@ -4,27 +4,60 @@ A ViT turns the patch x in slot k into W x + b + E_k. For a prompt token h_k = s
 W x_k = h_k - b - E_k, so x_k = W+ (h_k - b - E_k) = c_k L + o_k with L = T W+^T and o_k = -W+ (b + E_k). The rows of c
 sum to 1, so where o does not depend on k it folds into L. Everything here is float64 and happens once, at export.
 
-Source: Loedeman et al., BMVC 2024, section 3.3.
+Source: Loedeman et al., BMVC 2024, section 3.3. Ridge and the pixel space are this project's.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pgn_edge.errors import InversionError
-from pgn_edge.preprocess import Preprocess
+from pgn_edge.geometry import Geometry
 
-FP16_MAX = 65504.0
-RESIDUAL_LIMIT = 1e-6  # float64 arithmetic on a projection of full rank stays far below
-CONDITION_LIMIT = 1e4  # float32 canvases have seven digits; beyond this fewer than three reach the token
+if TYPE_CHECKING:
+    from pgn_edge.nn.vit import FrozenViT
+
+RIDGES = np.geomspace(1e-16, 1e-2, 57)  # shares of the largest squared singular value, four to a decade
+
+
+@dataclass(frozen=True)
+class Projection:
+    """The patch projection of a ViT, and what it adds in each prompt slot.
+
+    Args:
+        weight: W (d, 3P²) float64, pixels in the order (C, P, P).
+        bias: b (d,) float64.
+        slots: E (K, d) float64, the position of each prompt slot.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    slots: np.ndarray
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "bias", "slots"):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), np.float64))
+
+    @classmethod
+    def of(cls, vit: FrozenViT, geometry: Geometry) -> Projection:
+        """The patch projection of `vit`, and what stands in the slots of `geometry`."""
+        return cls(*vit.projection(), vit.slot_position(geometry).double().cpu().numpy())
+
+    @property
+    def one_row(self) -> bool:
+        """Whether every slot adds the same."""
+        return bool((self.slots == self.slots[:1]).all())
+
+    def tokens(self, patches: np.ndarray) -> np.ndarray:
+        """What the ViT makes of the pixels in its slots: (..., K, 3P²) -> (..., K, d)."""
+        return np.asarray(patches @ self.weight.T + self.bias + self.slots)
 
 
 @dataclass(frozen=True)
 class Inversion:
-    """The inverted library and what was measured on the way.
+    """The library as pixels, and what was measured on the way.
 
     Args:
         pixels: L (N, 3P²) float64, pixels in the order (C, P, P), normalised units; includes o where o is one row.
@@ -33,6 +66,8 @@ class Inversion:
         rank: numerical rank of W.
         width: token width d.
         residual: largest relative distance between a wanted library token and the one that its pixels give.
+        ridge: share of the largest squared singular value that was added to all of them; 0 for the pseudo-inverse.
+        legal: whether the library was learned as legal pixels, so that nothing had to be inverted.
     """
 
     pixels: np.ndarray
@@ -41,134 +76,94 @@ class Inversion:
     rank: int
     width: int
     residual: float
+    ridge: float = 0.0
+    legal: bool = False
+
+    def patches(self, coefficients: np.ndarray) -> np.ndarray:
+        """Pixels of the prompt slots for mixture coefficients c (..., K, N): (..., K, 3P²) float64."""
+        mixed = coefficients.astype(np.float64) @ self.pixels
+        return np.asarray(mixed if self.offset is None else mixed + self.offset)
 
 
-def invert_library(weight: np.ndarray, bias: np.ndarray, library: np.ndarray, slot_position: np.ndarray) -> Inversion:
+def invert_library(projection: Projection, library: np.ndarray, ridge: float = 0.0) -> Inversion:
     """Fold prompt inversion into constants.
 
     Args:
-        weight: W (d, 3P²).
-        bias: b (d,).
+        projection: of the ViT.
         library: T (N, d).
-        slot_position: E (K, d), what the engine adds in each prompt slot.
+        ridge: share of the largest squared singular value that is added to all of them; trades exactness for smaller
+            pixels where W is ill-conditioned.
 
     Returns:
-        The inverted library, exact where rank(W) = d.
+        The inverted library, exact where rank(W) = d and ridge is 0.
     """
-    weight, bias, library, slot_position = (
-        np.asarray(array, np.float64) for array in (weight, bias, library, slot_position)
-    )
+    weight, library = projection.weight, np.asarray(library, np.float64)
     left, sigma, right = np.linalg.svd(weight, full_matrices=False)
-    rank = int((sigma > sigma[0] * max(weight.shape) * np.finfo(np.float64).eps).sum())
-    pseudo_inverse = (right[:rank].T / sigma[:rank]) @ left[:, :rank].T  # W+ (3P², d)
+    rank = _rank(weight, sigma)
+    kept = sigma[:rank]
+    gain = kept / (kept**2 + ridge * sigma[0] ** 2)  # 1 / sigma where there is no ridge
+    pseudo_inverse = (right[:rank].T * gain) @ left[:, :rank].T  # W+ (3P², d)
     pixels = library @ pseudo_inverse.T
-    offset = -(slot_position + bias) @ pseudo_inverse.T
-    one_row = bool((slot_position == slot_position[:1]).all())
-    wanted = library - bias - slot_position[:1]
+    offset = -(projection.slots + projection.bias) @ pseudo_inverse.T
+    wanted = library - projection.bias - projection.slots[:1]
     given = (pixels + offset[:1]) @ weight.T
     residual = np.linalg.norm(given - wanted, axis=1) / np.maximum(np.linalg.norm(wanted, axis=1), 1e-300)
+    one_row = projection.one_row
     return Inversion(
         pixels=pixels + offset[0] if one_row else pixels,
         offset=None if one_row else offset,
         singular_values=sigma,
         rank=rank,
-        width=weight.shape[0],
+        width=len(weight),
         residual=float(residual.max()),
+        ridge=ridge,
     )
 
 
-@dataclass(frozen=True)
-class Certificate:
-    """What export measured of the inversion, in the manifest and on the screen.
-
-    Args:
-        width: token width d, the rank that exactness needs.
-        rank: of the patch projection W.
-        sigma_max: largest singular value of W.
-        sigma_min: smallest.
-        condition: their ratio.
-        residual: largest relative residual of a library token.
-        pixel_min: lowest value that any mixture can reach, normalised units.
-        pixel_max: highest.
-        share_illegal: share of prompt pixels on the golden frames outside legal RGB.
-        fp16_overflow: whether a constant exceeds what fp16 can hold.
-    """
-
-    width: int
-    rank: int
-    sigma_max: float
-    sigma_min: float
-    condition: float
-    residual: float
-    pixel_min: float
-    pixel_max: float
-    share_illegal: float
-    fp16_overflow: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object, with the limits that it was held against."""
-        return {
-            **asdict(self),
-            "residual_limit": RESIDUAL_LIMIT,
-            "condition_limit": CONDITION_LIMIT,
-        }
-
-    def check(self, precision: str) -> None:
-        """Refuse an inversion that is not exact.
-
-        Raises:
-            InversionError: rank, residual, conditioning or range outside the limits.
-        """
-        way_out = "choose a backbone whose patch has at least as many pixel values as a token has entries"
-        if self.rank < self.width or not self.residual <= RESIDUAL_LIMIT:  # NaN is refused too
-            raise InversionError(
-                "prompt inversion",
-                expected=f"a patch projection of rank {self.width}, residual at most {RESIDUAL_LIMIT:g}",
-                got=f"rank {self.rank}, residual {self.residual:.3g}",
-                do=way_out,
-            )
-        if self.condition > CONDITION_LIMIT:
-            raise InversionError(
-                "prompt inversion",
-                expected=f"a patch projection of condition at most {CONDITION_LIMIT:g}",
-                got=f"{self.condition:.3g}",
-                do=way_out,
-            )
-        if precision == "fp16" and self.fp16_overflow:
-            raise InversionError(
-                "prompt inversion",
-                expected=f"pixels within ±{FP16_MAX:g} for fp16",
-                got=f"{self.pixel_min:.3g} to {self.pixel_max:.3g}",
-                do="export without --fp16",
-            )
-
-
-def certify(inversion: Inversion, golden_coefficients: np.ndarray, preprocess: Preprocess) -> Certificate:
-    """Measure an inversion.
-
-    Args:
-        inversion: of the library.
-        golden_coefficients: c (M, K, N) on the golden frames.
-        preprocess: gives the legal range of each colour channel.
-    """
-    low, high = inversion.pixels.min(axis=0), inversion.pixels.max(axis=0)  # mixtures are convex
-    golden = golden_coefficients.astype(np.float64) @ inversion.pixels  # (M, K, 3P²)
-    if inversion.offset is not None:
-        low, high = low + inversion.offset.min(axis=0), high + inversion.offset.max(axis=0)
-        golden = golden + inversion.offset
-    scale, shift = (array.reshape(3, 1).astype(np.float64) for array in preprocess.affine())
-    by_channel = golden.reshape(-1, 3, golden.shape[-1] // 3)
-    illegal = (by_channel < shift) | (by_channel > 255 * scale + shift)
-    sigma = inversion.singular_values
-    return Certificate(
-        width=inversion.width,
-        rank=inversion.rank,
-        sigma_max=float(sigma[0]),
-        sigma_min=float(sigma[-1]),
-        condition=float(sigma[0] / sigma[-1]) if sigma[-1] > 0 else float("inf"),
-        residual=inversion.residual,
-        pixel_min=float(low.min()),
-        pixel_max=float(high.max()),
-        share_illegal=float(illegal.mean()),
-        fp16_overflow=bool(max(-low.min(), high.max()) > FP16_MAX),
+def adopt_pixels(projection: Projection, pixels: np.ndarray) -> Inversion:
+    """A library that was learned as pixels L (N, 3P²): its tokens are what W makes of them, so nothing is inverted."""
+    weight = projection.weight
+    sigma = np.linalg.svd(weight, compute_uv=False)
+    return Inversion(
+        pixels=np.asarray(pixels, np.float64),
+        offset=None,
+        singular_values=sigma,
+        rank=_rank(weight, sigma),
+        width=len(weight),
+        residual=0.0,
+        legal=True,
     )
+
+
+def choose_ridge(projection: Projection, library: np.ndarray, coefficients: np.ndarray) -> Inversion:
+    """The inversion whose prompt tokens come out closest when canvas and projection are float32.
+
+    Without a ridge an ill-conditioned W asks for large pixels, whose rounding then hides the token; with too much of
+    it the token itself is missed. The best lies where the two meet, and depends on the tokens that are really used.
+
+    Args:
+        projection: of the ViT.
+        library: T (N, d).
+        coefficients: c (M, K, N) on the golden frames.
+    """
+    tokens = coefficients.astype(np.float64) @ np.asarray(library, np.float64)  # (M, K, d)
+
+    def error(inversion: Inversion) -> float:
+        return relative_error(tokens, float32_tokens(projection, inversion.patches(coefficients)))
+
+    return min((invert_library(projection, library, float(ridge)) for ridge in (0.0, *RIDGES)), key=error)
+
+
+def float32_tokens(projection: Projection, patches: np.ndarray) -> np.ndarray:
+    """Tokens (..., K, d) that an engine with a float32 canvas and projection makes of pixels (..., K, 3P²)."""
+    rounded = patches.astype(np.float32) @ projection.weight.T.astype(np.float32)
+    return np.asarray(rounded + (projection.bias + projection.slots).astype(np.float32))
+
+
+def relative_error(wanted: np.ndarray, got: np.ndarray) -> float:
+    """Root of the summed squared differences as a share of that of the wanted values."""
+    return float(np.linalg.norm(got - wanted) / max(np.linalg.norm(wanted), 1e-300))
+
+
+def _rank(weight: np.ndarray, sigma: np.ndarray) -> int:
+    return int((sigma > sigma[0] * max(weight.shape) * np.finfo(np.float64).eps).sum())

@@ -2,28 +2,55 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnx
 import torch
 
 from pgn_edge.bundle import Bundle, Golden, write_bundle
 from pgn_edge.contract import EngineFacts, Precision
 from pgn_edge.errors import CheckpointError
+from pgn_edge.export.certificate import Certificate, certify
 from pgn_edge.export.deployed import DeployedPGN
-from pgn_edge.export.graph import OPSET, finish, to_onnx
-from pgn_edge.export.inversion import Certificate, certify, invert_library
+from pgn_edge.export.graph import OPSET
+from pgn_edge.export.inversion import Inversion, Projection, adopt_pixels, choose_ridge, invert_library
 from pgn_edge.export.parity import Ladder, Rung, require_parity, run_onnx, run_torch
-from pgn_edge.export.precision import to_fp16
-from pgn_edge.files import write_bytes
+from pgn_edge.export.pgn_graph import PgnGraph, pgn_graphs
+from pgn_edge.export.rounding import Mixing
+from pgn_edge.files import require_writable, write_bytes
 from pgn_edge.fingerprint import sha256_file
 from pgn_edge.nn.backbones import load_backbone
 from pgn_edge.nn.checkpoint import Checkpoint, load_checkpoint
+from pgn_edge.nn.prompted import embed
 from pgn_edge.nn.vit import CanvasViT, FrozenViT
 
 GOLDEN_FRAMES = 4
+DISTANCE_FRAMES = 16  # for the float32 rungs, whose limit is a distance; a share of flips needs all frames
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How to export a task.
+
+    Args:
+        precision: of the PGN engine; `fp32`, `fp16` or `bf16`.
+        weights: of the backbone, where it is not downloaded.
+        onnx_path: also write the PGN engine as ONNX there.
+        allow_drift: write the bundle although a parity rung failed.
+        ridge: trade exactness for smaller pixels where the projection is ill-conditioned; the ladder then judges.
+        simplify: run onnxsim over the graph, and refuse if an output changes.
+    """
+
+    precision: Precision = "fp32"
+    weights: str | Path | None = None
+    onnx_path: str | Path | None = None
+    allow_drift: bool = False
+    ridge: bool = False
+    simplify: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,6 +63,7 @@ class ExportReport:
         precision: of the PGN engine inside.
         certificate: of the inversion.
         parity: the rungs of the ladder.
+        numerics: which nodes stay float32 and why; empty for fp32.
     """
 
     path: Path
@@ -43,26 +71,18 @@ class ExportReport:
     precision: Precision
     certificate: Certificate
     parity: tuple[Rung, ...]
+    numerics: Mapping[str, Any]
 
 
 def export_task(
-    checkpoint_path: str | Path,
-    output: str | Path,
-    *,
-    precision: Precision = "fp32",
-    weights: str | Path | None = None,
-    onnx_path: str | Path | None = None,
-    allow_drift: bool = False,
+    checkpoint_path: str | Path, output: str | Path, options: ExportOptions = ExportOptions()
 ) -> ExportReport:
     """Export a checkpoint as a task bundle.
 
     Args:
-        checkpoint_path: from `pgn-edge train`.
+        checkpoint_path: from `pgn-edge train` or `pgn-edge import`.
         output: the bundle, usually `task.pgn`.
-        precision: of the PGN engine.
-        weights: of the backbone, where it is not downloaded.
-        onnx_path: also write the PGN engine as ONNX there.
-        allow_drift: write the bundle although a parity rung failed.
+        options: how.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or was trained with another backbone.
@@ -70,38 +90,36 @@ def export_task(
         ParityError: a rung of the ladder failed.
         OutputError: an output cannot be written.
     """
+    for path in (output, *([] if options.onnx_path is None else [options.onnx_path])):
+        require_writable(path)
     checkpoint = load_checkpoint(checkpoint_path)
-    vit = _matching_vit(checkpoint, weights, str(checkpoint_path))
-    deployed, certificate = _invert(checkpoint, vit, precision)
-    facts = EngineFacts(
-        role="pgn",
-        backbone=checkpoint.backbone,
-        fingerprint=checkpoint.fingerprint,
-        geometry=checkpoint.geometry,
-        preprocess=checkpoint.preprocess,
-        precision="fp32",
-        opset=OPSET,
-        output="canvas",
-    )
-    ladder, canvas, graph = _climb(checkpoint, vit, deployed, facts, precision)
-    if not allow_drift:
-        require_parity(ladder.rungs)
-    pgn_onnx = graph.SerializeToString()
-    if onnx_path is not None:
-        write_bytes(onnx_path, pgn_onnx)
+    vit = _matching_vit(checkpoint, options.weights, str(checkpoint_path))
+    export = _Export(checkpoint, vit, options)
+    if not options.allow_drift:
+        require_parity(export.ladder.rungs)
+    pgn_onnx = export.graph.model.SerializeToString()
     bundle = Bundle(
         name=checkpoint.name,
-        facts=replace(facts, precision=precision),
+        facts=export.graph.facts,
         pgn_onnx=pgn_onnx,
         head=checkpoint.head,
-        golden=_golden(checkpoint, ladder.reference, canvas),
-        certificate=certificate.to_json(),
-        parity=tuple(rung.to_json() for rung in ladder.rungs),
+        golden=_golden(checkpoint, export.ladder.reference, export.canvas),
+        certificate=export.certificate.to_json(),
+        parity=tuple(rung.to_json() for rung in export.ladder.rungs),
+        numerics=export.graph.numerics,
         provenance={**checkpoint.provenance, "checkpoint_sha256": sha256_file(checkpoint_path)},
     )
+    if options.onnx_path is not None:
+        write_bytes(options.onnx_path, pgn_onnx)
     write_bundle(output, bundle)
-    size = Path(output).stat().st_size
-    return ExportReport(Path(output), size, precision, certificate, tuple(ladder.rungs))
+    return ExportReport(
+        path=Path(output),
+        size_bytes=Path(output).stat().st_size,
+        precision=options.precision,
+        certificate=export.certificate,
+        parity=tuple(export.ladder.rungs),
+        numerics=export.graph.numerics,
+    )
 
 
 def _matching_vit(checkpoint: Checkpoint, weights: str | Path | None, source: str) -> FrozenViT:
@@ -116,35 +134,64 @@ def _matching_vit(checkpoint: Checkpoint, weights: str | Path | None, source: st
     return vit
 
 
-def _invert(checkpoint: Checkpoint, vit: FrozenViT, precision: Precision) -> tuple[DeployedPGN, Certificate]:
-    pgn, geometry, preprocess = checkpoint.pgn, checkpoint.geometry, checkpoint.preprocess
-    library = pgn.library.detach().double().numpy()
-    inversion = invert_library(*vit.projection(), library, vit.slot_position(geometry))
-    images = torch.from_numpy(preprocess.normalise(checkpoint.golden_images))
-    with torch.no_grad():
-        coefficients = pgn.coefficients(images).numpy()
-    certificate = certify(inversion, coefficients, preprocess)
-    certificate.check(precision)
-    return DeployedPGN(pgn, geometry, preprocess, inversion).eval(), certificate
+class _Export:
+    """One export from inversion to the top of the ladder.
 
+    Args:
+        checkpoint: the task.
+        vit: the frozen ViT that it was trained with.
+        options: how.
 
-def _climb(
-    checkpoint: Checkpoint, vit: FrozenViT, deployed: DeployedPGN, facts: EngineFacts, precision: Precision
-) -> tuple[Ladder, np.ndarray, onnx.ModelProto]:
-    """The ladder, the float32 canvas of the golden frames, and the graph in the precision asked for."""
-    images = checkpoint.golden_images
-    head, geometry = checkpoint.head, checkpoint.geometry
-    tokens = _TokenPath(vit, checkpoint)
-    frozen = CanvasViT(vit, geometry)
-    ladder = Ladder(run_torch(tokens, images), head)
-    canvas = run_torch(deployed, images)
-    ladder.climb("torch canvas", "fp32", run_torch(frozen, canvas))
-    graph = to_onnx(deployed, torch.from_numpy(images[:1]).repeat(2, 1, 1, 1), facts)
-    ladder.climb("onnxruntime fp32", "fp32", run_torch(frozen, run_onnx(graph, images)))
-    if precision == "fp16":
-        graph = finish(to_fp16(graph), replace(facts, precision="fp16"))
-        ladder.climb("onnxruntime fp16", "fp16", run_torch(frozen, run_onnx(graph, images)))
-    return ladder, canvas, graph
+    Raises:
+        InversionError: prompt inversion would not be exact.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, vit: FrozenViT, options: ExportOptions) -> None:
+        self.checkpoint, self.vit = checkpoint, vit
+        images = torch.from_numpy(checkpoint.preprocess.normalise(checkpoint.golden_images))
+        with torch.no_grad():
+            self.coefficients = checkpoint.pgn.coefficients(images).numpy()
+        self.projection = Projection.of(vit, checkpoint.geometry)
+        inversion = self._invert(options.ridge)
+        self.certificate = certify(inversion, self.coefficients, checkpoint.preprocess)
+        self.certificate.check()
+        deployed = DeployedPGN(checkpoint.pgn, checkpoint.geometry, checkpoint.preprocess, inversion).eval()
+        self.ladder = Ladder(run_torch(_TokenPath(vit, checkpoint), checkpoint.golden_images), checkpoint.head)
+        self.canvas = run_torch(deployed, checkpoint.golden_images)
+        self.graph = self._climb(deployed, inversion, options)
+
+    def _invert(self, ridge: bool) -> Inversion:
+        # In float64: what is stored as float32 later was rounded once.
+        with torch.no_grad():
+            library = copy.deepcopy(self.checkpoint.pgn).double().entries().numpy()
+        if self.checkpoint.pgn.config.space == "pixel":
+            return adopt_pixels(self.projection, library)
+        if ridge:
+            return choose_ridge(self.projection, library, self.coefficients)
+        return invert_library(self.projection, library)
+
+    def _climb(self, deployed: DeployedPGN, inversion: Inversion, options: ExportOptions) -> PgnGraph:
+        """The rungs, and the graph on the last of them."""
+        images, frozen = self.checkpoint.golden_images, CanvasViT(self.vit, self.checkpoint.geometry)
+        few = np.linspace(0, len(images) - 1, min(DISTANCE_FRAMES, len(images))).round().astype(int)
+        self.ladder.climb("torch canvas", "fp32", run_torch(frozen, self.canvas[few]), few)
+        facts = EngineFacts(
+            role="pgn",
+            backbone=self.checkpoint.backbone,
+            fingerprint=self.checkpoint.fingerprint,
+            geometry=self.checkpoint.geometry,
+            preprocess=self.checkpoint.preprocess,
+            precision="fp32",
+            opset=OPSET,
+            output="canvas",
+        )
+        mixing = Mixing(self.projection, self.coefficients, inversion.pixels)
+        for graph in pgn_graphs(deployed, facts, images, mixing, options.precision, options.simplify):
+            precision = graph.facts.precision
+            frames = few if precision == "fp32" else np.arange(len(images))
+            canvas = run_onnx(graph.model, images[frames])
+            self.ladder.climb(f"onnxruntime {precision}", precision, run_torch(frozen, canvas), frames)
+        return graph
 
 
 class _TokenPath(torch.nn.Module):
@@ -153,12 +200,11 @@ class _TokenPath(torch.nn.Module):
     def __init__(self, vit: FrozenViT, checkpoint: Checkpoint) -> None:
         super().__init__()
         self.vit, self.pgn = vit, checkpoint.pgn
-        self.preprocess = checkpoint.preprocess
+        self.preprocess, self.geometry = checkpoint.preprocess, checkpoint.geometry
 
     def forward(self, images_nhwc: torch.Tensor) -> torch.Tensor:
         image = torch.from_numpy(self.preprocess.normalise(images_nhwc.numpy()))
-        embedding: torch.Tensor = self.vit(image, self.pgn(image))
-        return embedding
+        return embed(self.vit, self.pgn, self.geometry, image)
 
 
 def _golden(checkpoint: Checkpoint, reference: np.ndarray, canvas: np.ndarray) -> Golden:

@@ -10,6 +10,7 @@ from pgn_edge.contract import Precision
 from pgn_edge.heads import Head
 
 FP32_MAX_ABS = 1e-4  # of the L2-normalised embedding
+# Of fp16, and of the other precisions below float32, which are held to no less.
 FP16_COSINE = 0.999
 FP16_AGREEMENT = 0.99  # share of frames with the same top-1
 

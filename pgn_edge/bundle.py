@@ -84,6 +84,7 @@ class Bundle:
         golden: stored inputs and expected outputs.
         certificate: what export measured of the inversion.
         parity: rungs of the parity ladder, as export measured them.
+        numerics: which nodes of the PGN engine stay float32 and why; empty for fp32.
         provenance: where the task came from (data set, training configuration, accuracies, sha256 of the checkpoint).
     """
 
@@ -94,6 +95,7 @@ class Bundle:
     golden: Golden
     certificate: Mapping[str, Any] = field(default_factory=dict)
     parity: tuple[Mapping[str, Any], ...] = ()
+    numerics: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -127,6 +129,7 @@ def write_bundle(path: str | Path, bundle: Bundle) -> None:
         "members": {name: {"sha256": _sha256(data), "bytes": len(data)} for name, data in members.items()},
         "certificate": dict(bundle.certificate),
         "parity": [dict(rung) for rung in bundle.parity],
+        "numerics": dict(bundle.numerics),
         "provenance": dict(bundle.provenance),
     }
     out = io.BytesIO()
@@ -159,6 +162,7 @@ def read_bundle(path: str | Path) -> Bundle:
             golden=Golden(**{key: golden[key] for key in Golden.__dataclass_fields__}),
             certificate=dict(manifest["certificate"]),
             parity=tuple(manifest["parity"]),
+            numerics=dict(manifest.get("numerics", {})),
             provenance=dict(manifest["provenance"]),
         )
         bundle.golden.check(bundle.facts)

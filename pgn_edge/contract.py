@@ -14,7 +14,7 @@ from pgn_edge.preprocess import Preprocess
 PREFIX = "pgn_edge."
 SCHEMA = 1
 Role = Literal["vit", "pgn"]
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Output = Literal["embedding", "logits", "canvas"]
 
 
@@ -28,7 +28,7 @@ class EngineFacts:
         fingerprint: sha256 over W, b, E and the pre-norm of the ViT.
         geometry: the canvas.
         preprocess: how a frame becomes the image on the canvas, and its normalisation.
-        precision: of the arithmetic inside; the canvas itself is float32 in both.
+        precision: of the arithmetic inside; the canvas itself is float32 in all of them.
         opset: of the ONNX graph.
         output: what the engine returns.
     """

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from pgn_edge.errors import GeometryError
 
 Layout = Literal["append", "inset"]
+USUAL_PROMPTS = 16  # the paper's number, near which `--prompts auto` looks for whole rows
 
 
 @dataclass(frozen=True)
@@ -104,12 +105,11 @@ class Geometry:
             GeometryError: `inset` with a last row that is not full: it must fit engines that nobody can recompile.
         """
         if self.layout == "inset" and self.spare:
-            columns = self.grid_hw[1]
             raise GeometryError(
                 "prompts",
-                expected=f"whole rows of {columns} for inset, which must fit engines that nobody can recompile",
+                expected=f"whole rows of {self.grid_hw[1]} for inset, whose engines cannot drop spare slots",
                 got=str(self.prompts),
-                do=f"use {self.rows * columns}",
+                do=f"use {whole_rows(self.image_hw, self.patch, self.layout, self.prompts)}, or --prompts auto",
             )
 
     def slot_box(self, slot: int) -> tuple[int, int, int, int]:
@@ -145,3 +145,27 @@ class Geometry:
                 got=repr(data),
                 do="export the file again",
             ) from exc
+
+
+def whole_rows(image_hw: tuple[int, int], patch: int, layout: Layout, near: int = USUAL_PROMPTS) -> int:
+    """The number of prompts nearest to `near` that fills whole rows: the slot solver behind `--prompts auto`.
+
+    Args:
+        image_hw: stock input size (H, W) in pixels; P divides both.
+        patch: patch size P in pixels.
+        layout: `inset` must leave at least one row of patches to the image.
+        near: where to look; of two that are equally near, the smaller.
+
+    Raises:
+        GeometryError: a size that P does not divide, or no room for prompts.
+    """
+    rows, columns = Geometry(image_hw, patch, 0, layout).grid_hw
+    most = rows - 1 if layout == "inset" else max(near // columns + 1, 1)
+    if most < 1:
+        raise GeometryError(
+            "prompts",
+            expected=f"more than one row of patches for {layout}",
+            got=f"{rows}",
+            do="use the append layout",
+        )
+    return min((row * columns for row in range(1, most + 1)), key=lambda count: abs(count - near))

@@ -98,6 +98,11 @@ class Preprocess:
         mean, std = (np.asarray(v, np.float64).reshape(3, 1, 1) for v in (self.mean, self.std))
         return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
 
+    def legal(self) -> tuple[np.ndarray, np.ndarray]:
+        """Normalised values of pixels 0 and 255 for each channel, float32 (3,): what a real image can hold."""
+        scale, shift = (array.reshape(3) for array in self.affine())
+        return shift, 255 * scale + shift
+
     def _box(self, height: int, width: int) -> Box:
         """Part of the frame (x0, y0, x1, y1) that fills the result.
 

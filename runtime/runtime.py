@@ -15,6 +15,7 @@ from pgn_edge.bundle import Bundle, read_bundle
 from pgn_edge.contract import EngineFacts
 from pgn_edge.errors import EngineError, PairingError
 from pgn_edge.runtime.engines import Engine, OnnxRuntimeEngine, OrtOptions, open_engine
+from pgn_edge.runtime.engines.base import infer_all
 from pgn_edge.runtime.pairing import check_facts, check_golden, check_tensors
 from pgn_edge.runtime.result import Result
 
@@ -28,7 +29,7 @@ class _Task:
 class Runtime:
     """Pairs task bundles with a separately compiled ViT engine, and runs frames through both.
 
-    Every task is checked against the ViT (fingerprint, geometry, normalisation), and must reproduce its golden pair on
+    Every task is checked against the ViT (fingerprint and geometry), and must reproduce its golden pair on
     this device, before its first frame. One thread at a time may call a Runtime; results belong to the caller.
 
     Args:
@@ -129,7 +130,7 @@ class Runtime:
         with _timed(timings, "pgn"):
             canvases = self._canvases(tasks, images)
         with _timed(timings, "vit"):
-            embeddings = self._vit.infer({"canvas": canvases})[self.facts.output]
+            embeddings = infer_all(self._vit, "canvas", canvases)[self.facts.output]
         with _timed(timings, "head"), np.errstate(invalid="ignore", over="ignore"):  # NaN and Inf are refused below
             scores = [task.bundle.head.scores(embeddings[i : i + 1])[0] for i, task in enumerate(tasks)]
         timings["total"] = sum(timings.values())

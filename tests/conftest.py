@@ -16,8 +16,8 @@ import torch
 from hypothesis import settings
 
 import pgn_edge.nn.backbones
-from pgn_edge.export.frozen import export_vit
-from pgn_edge.export.task import export_task
+from pgn_edge.export.frozen import VitOptions, export_vit
+from pgn_edge.export.task import ExportOptions, export_task
 from pgn_edge.nn.builtin import CharacterNet
 from pgn_edge.nn.checkpoint import Checkpoint, save_checkpoint
 from pgn_edge.nn.pgn import PGN, PgnConfig
@@ -102,10 +102,10 @@ def tiny_pair(tiny_backbone: Backbone, tiny_checkpoint: Path, tmp_path_factory: 
     pair = TinyPair(*(folder / name for name in ("vit.onnx", "stock.onnx", "task.pgn", "task_fp16.pgn")))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pgn_edge.nn.backbones, "_load_builtin", lambda rest, weights: tiny_backbone)
-        export_vit("builtin", pair.vit, prompts=PROMPTS)
-        export_vit("builtin", pair.stock, prompts=0)
+        export_vit("builtin", pair.vit, VitOptions(prompts=PROMPTS))
+        export_vit("builtin", pair.stock, VitOptions(prompts=0))
         export_task(tiny_checkpoint, pair.task)
-        export_task(tiny_checkpoint, pair.task_fp16, precision="fp16")
+        export_task(tiny_checkpoint, pair.task_fp16, ExportOptions(precision="fp16"))
     return pair
 
 
@@ -115,5 +115,5 @@ def tiny_vit_fp16(tiny_backbone: Backbone, tmp_path_factory: pytest.TempPathFact
     path = tmp_path_factory.mktemp("fp16") / "vit_fp16.onnx"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pgn_edge.nn.backbones, "_load_builtin", lambda rest, weights: tiny_backbone)
-        export_vit("builtin", path, prompts=PROMPTS, precision="fp16")
+        export_vit("builtin", path, VitOptions(prompts=PROMPTS, precision="fp16"))
     return path

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from pgn_edge.export.frozen import export_vit
+from pgn_edge.export.frozen import VitOptions, export_vit
 from pgn_edge.export.task import export_task
 from pgn_edge.nn.backbones import load_backbone
 from pgn_edge.nn.checkpoint import Checkpoint, save_checkpoint
@@ -48,8 +48,8 @@ def folder(golden_images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) 
     )
     save_checkpoint(folder / "ckpt.pt", checkpoint)
     export_task(folder / "ckpt.pt", folder / "task.pgn")
-    export_vit("builtin", folder / "vit.onnx", prompts=PROMPTS)
-    export_vit("builtin", folder / "vit-stock.onnx", prompts=0)
+    export_vit("builtin", folder / "vit.onnx", VitOptions(prompts=PROMPTS))
+    export_vit("builtin", folder / "vit-stock.onnx", VitOptions(prompts=0))
     cv2.imwrite(str(folder / "digit.png"), golden_images[0])
     clip = cv2.VideoWriter(str(folder / "clip.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 64))
     for image in golden_images[:6]:

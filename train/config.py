@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from pgn_edge.errors import TrainingError
 from pgn_edge.geometry import Layout
-from pgn_edge.nn.pgn import GeneratorName
+from pgn_edge.nn.pgn import GeneratorName, LibrarySpace
 
 HeadChoice = Literal["zero-shot", "linear"]
 Optimizer = Literal["adamw", "sgd"]
@@ -77,11 +77,12 @@ class TrainConfig:
         backbone: the frozen ViT, for example `builtin` or `open_clip:ViT-B-32/openai`.
         root: where the data set lies, for those that are not embedded.
         weights: backbone weights to read instead of downloading them.
-        prompts: K.
+        prompts: K; None takes what fills whole rows, near 16.
         library: N; None takes 256, or K for `constant`.
         generator: `resnet10`, or `constant` for input-independent prompts.
         resolution: width in pixels at which the generator looks; None takes the image width.
         layout: `append` or `inset`.
+        library_space: `token` as in the paper; `pixel` for patches of legal RGB, which every projection takes.
         head: `zero-shot` keeps the frozen model's own head; `linear` trains one beside the PGN.
         template: sentence around the class name for text heads; None takes the data set's own.
     """
@@ -90,11 +91,12 @@ class TrainConfig:
     backbone: str = "builtin"
     root: str | None = None
     weights: str | None = None
-    prompts: int = 16
+    prompts: int | None = 16
     library: int | None = None
     generator: GeneratorName = "resnet10"
     resolution: int | None = None
     layout: Layout = "append"
+    library_space: LibrarySpace = "token"
     head: HeadChoice = "zero-shot"
     template: str | None = None
 

@@ -19,6 +19,7 @@ from pgn_edge.nn.backbones import load_backbone
 from pgn_edge.nn.checkpoint import Checkpoint, save_checkpoint
 from pgn_edge.nn.generator import ResNet10
 from pgn_edge.nn.pgn import PGN, PgnConfig
+from pgn_edge.nn.prompted import embed
 from pgn_edge.nn.vit import Backbone, FrozenViT
 from pgn_edge.preprocess import Preprocess
 from pgn_edge.progress import Progress, silent
@@ -34,19 +35,19 @@ class PromptedViT(nn.Module):
 
     Args:
         vit: the frozen ViT.
-        pgn: emits the prompts; None for the ViT alone.
+        pgn: emits the prompts.
         head: the classifier; its weights are trained only where it is linear.
+        geometry: of the canvas that the task is deployed with.
     """
 
-    def __init__(self, vit: FrozenViT, pgn: PGN | None, head: Head) -> None:
+    def __init__(self, vit: FrozenViT, pgn: PGN, head: Head, geometry: Geometry) -> None:
         super().__init__()
-        self.vit, self.pgn = vit, pgn
+        self.vit, self.pgn, self.geometry = vit, pgn, geometry
         self.head = HeadModule(head)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) normalised -> (B, C) logits."""
-        embedding = self.vit(image, None if self.pgn is None else self.pgn(image))
-        logits: Tensor = self.head(embedding)
+        logits: Tensor = self.head(embed(self.vit, self.pgn, self.geometry, image))
         return logits
 
 
@@ -131,7 +132,7 @@ def train_task(
     data = load_data(config.data, config.root, preprocess)
     torch.manual_seed(schedule.seed)
     pgn = _build_pgn(config, vit, geometry)
-    model = PromptedViT(vit, pgn, _head(config, backbone, data))
+    model = PromptedViT(vit, pgn, _head(config, backbone, data), geometry)
     provenance = {
         "config": config.to_json(),
         "schedule": asdict(schedule),
@@ -189,12 +190,14 @@ def train_cnn(
 
 
 def _build_pgn(config: TrainConfig, vit: FrozenViT, geometry: Geometry) -> PGN:
-    library = config.library or (config.prompts if config.generator == "constant" else 256)
+    library = config.library or (geometry.prompts if config.generator == "constant" else 256)
     resolution = config.resolution or geometry.content_hw[1]
     # Prompt tokens start as large as the ViT's own positions: far smaller ones would be turned by a large angle in each
     # step of the optimiser, since the pre-norm takes their length away.
-    token_std = float(vit.position.std())
-    return PGN(PgnConfig(config.generator, config.prompts, library, vit.width, resolution), token_std)
+    std = float(vit.position.std()) if config.library_space == "token" else 1.0
+    width = vit.width if config.library_space == "token" else 3 * geometry.patch**2
+    shape = PgnConfig(config.generator, geometry.prompts, library, width, resolution, config.library_space)
+    return PGN(shape, std, vit.spec.preprocess)
 
 
 def _head(config: TrainConfig, backbone: Backbone, data: DataSet) -> Head:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, get_args
 
 import click
 
+from pgn_edge.contract import Precision
 from pgn_edge.progress import Progress
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
@@ -18,6 +19,8 @@ weights_option = click.option(
     help="Backbone weights to read instead of downloading them.",
 )
 fp16_option = click.option("--fp16", is_flag=True, help="Write strongly typed fp16 into the graph.")
+bf16_option = click.option("--bf16", is_flag=True, help="Write strongly typed bf16 into the graph.")
+drift_option = click.option("--allow-drift", is_flag=True, help="Write the output although a parity rung failed.")
 layout_option = click.option(
     "--layout",
     type=click.Choice(["append", "inset"]),
@@ -25,6 +28,33 @@ layout_option = click.option(
     show_default=True,
     help="Prompts under the image, or inside the stock size.",
 )
+
+
+class PromptCount(click.ParamType):
+    """A number of prompts, or `auto` for what fills whole rows of the patch grid, near 16."""
+
+    name = "K|auto"
+
+    def __init__(self, least: int) -> None:
+        self.least = least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """A count, or None for `auto`."""
+        if value == "auto":
+            return None
+        return int(click.IntRange(min=self.least).convert(value, param, ctx))
+
+
+def choose_precision(**asked: bool) -> Precision:
+    """The one precision that was asked for, fp32 if none was.
+
+    Raises:
+        click.UsageError: two of them were.
+    """
+    names: list[Precision] = [name for name in get_args(Precision) if asked.get(name)]
+    if len(names) > 1:
+        raise click.UsageError(f"--{names[0]} and --{names[1]} exclude each other")
+    return names[0] if names else "fp32"
 
 
 def print_json(document: Any) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pgn_edge.cli.console import (
+    PromptCount,
+    bf16_option,
     busy,
+    choose_precision,
+    drift_option,
     fp16_option,
     json_option,
     layout_option,
@@ -24,24 +29,24 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("checkpoint", type=click.Path(dir_okay=False, path_type=Path))
 @fp16_option
+@bf16_option
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Default: CHECKPOINT with .pgn")
 @click.option("--onnx", "onnx_path", type=click.Path(dir_okay=False), help="Also write the PGN engine as ONNX.")
-@click.option("--allow-drift", is_flag=True, help="Write the bundle although a parity rung failed.")
+@click.option(
+    "--ridge", is_flag=True, help="For an ill-conditioned projection: smaller pixels, nearly the same tokens."
+)
+@click.option("--simplify", is_flag=True, help="Run onnxsim over the graph; refused if an output changes.")
+@drift_option
 @weights_option
 @json_option
-def export(
-    checkpoint: Path, output: Path | None, fp16: bool, weights: str | None, as_json: bool, **options: Any
-) -> None:
+def export(checkpoint: Path, output: Path | None, fp16: bool, bf16: bool, as_json: bool, **options: Any) -> None:
     """Export a trained CHECKPOINT as a task bundle, with the prompt inversion fused in."""
-    from pgn_edge.export.task import export_task
+    precision = choose_precision(fp16=fp16, bf16=bf16)
+    from pgn_edge.export.task import ExportOptions, export_task
 
     with busy(f"exporting {checkpoint} and climbing the parity ladder"):
         report = export_task(
-            checkpoint,
-            output or checkpoint.with_suffix(".pgn"),
-            precision="fp16" if fp16 else "fp32",
-            weights=weights,
-            **options,
+            checkpoint, output or checkpoint.with_suffix(".pgn"), ExportOptions(precision=precision, **options)
         )
     certificate = report.certificate.to_json()
     parity = [rung.to_json() for rung in report.parity]
@@ -53,20 +58,26 @@ def export(
                 "precision": report.precision,
                 "certificate": certificate,
                 "parity": parity,
+                "numerics": dict(report.numerics),
             }
         )
         return
     rows = [(key, f"{value:.6g}" if isinstance(value, float) else str(value)) for key, value in certificate.items()]
     print_table("Certificate of the inversion", ("", "value"), rows)
     print_parity(report.parity)
+    print_numerics(report.numerics)
     click.echo(f"{report.path}: {report.precision} task bundle, {report.size_bytes / 1e6:.2f} MB")
 
 
 @click.command("export-vit")
 @click.argument("backbone")
-@click.option("--prompts", type=click.IntRange(min=0), default=16, show_default=True, help="Prompt slots K.")
+@click.option("--prompts", type=PromptCount(0), default=16, show_default=True, help="Prompt slots K; 0 for none.")
 @layout_option
 @fp16_option
+@bf16_option
+@click.option("--int8", is_flag=True, help="Quantise the linear layers to int8, for CPUs.")
+@click.option("--batch", type=click.IntRange(min=1), help="A fixed batch size.  [default: any]")
+@drift_option
 @click.option(
     "-o",
     "--output",
@@ -76,27 +87,33 @@ def export(
 )
 @weights_option
 @json_option
-def export_vit(backbone: str, output: Path, fp16: bool, as_json: bool, **options: Any) -> None:
+def export_vit(backbone: str, output: Path, fp16: bool, bf16: bool, int8: bool, as_json: bool, **options: Any) -> None:
     """Export the frozen BACKBONE as one slot-aware ONNX graph."""
+    precision = choose_precision(fp16=fp16, bf16=bf16, int8=int8)
+    from pgn_edge.export.frozen import VitOptions
     from pgn_edge.export.frozen import export_vit as run
 
     with busy(f"exporting {backbone} and comparing it with torch"):
-        report = run(backbone, output, precision="fp16" if fp16 else "fp32", **options)
+        report = run(backbone, output, VitOptions(precision=precision, **options))
+    graph = report.graph
     if as_json:
         print_json(
             {
                 "path": str(report.path),
                 "bytes": report.size_bytes,
-                "facts": report.facts.to_json(),
-                "parity": [rung.to_json() for rung in report.parity],
+                "facts": graph.facts.to_json(),
+                "parity": [rung.to_json() for rung in graph.parity],
+                "numerics": dict(graph.numerics),
             }
         )
         return
-    print_parity(report.parity)
-    height, width = report.facts.geometry.canvas_hw
+    print_parity(graph.parity)
+    print_numerics(graph.numerics)
+    geometry = graph.facts.geometry
+    height, width = geometry.canvas_hw
     click.echo(
-        f"{report.path}: {report.facts.precision} ViT engine, canvas {height} x {width}, "
-        f"{report.size_bytes / 1e6:.2f} MB, fingerprint {report.facts.fingerprint[:12]}"
+        f"{report.path}: {graph.facts.precision} ViT engine, {geometry.prompts} prompts, canvas {height} x {width}, "
+        f"{report.size_bytes / 1e6:.2f} MB, fingerprint {graph.facts.fingerprint[:12]}"
     )
 
 
@@ -113,6 +130,21 @@ def print_parity(parity: tuple[Rung, ...]) -> None:
         for rung in parity
     ]
     print_table("Parity ladder", ("rung", "max abs", "cosine", "top-1 flips", ""), rows)
+
+
+def print_numerics(numerics: Mapping[str, Any]) -> None:
+    """Which nodes stay float32 in a 16-bit graph, if any had to."""
+    rows = [
+        (
+            kept["node"],
+            kept["reason"],
+            f"{kept['max_abs']:.3g}",
+            "overflow" if kept["rounding"] is None else f"{kept['rounding']:.1e}",
+        )
+        for kept in numerics.get("kept_float32", ())
+    ]
+    if rows:
+        print_table("Kept in float32", ("node", "reason", "max abs", "rounding error"), rows)
 
 
 COMMANDS = (export, export_vit)

@@ -8,7 +8,14 @@ from typing import Any
 
 import click
 
-from pgn_edge.cli.console import json_option, layout_option, print_json, progress_bar, weights_option
+from pgn_edge.cli.console import (
+    PromptCount,
+    json_option,
+    layout_option,
+    print_json,
+    progress_bar,
+    weights_option,
+)
 
 
 @click.command()
@@ -16,11 +23,18 @@ from pgn_edge.cli.console import json_option, layout_option, print_json, progres
 @click.option("--root", type=click.Path(file_okay=False), help="Folder that --data is looked up in.")
 @click.option("--backbone", default="builtin", show_default=True, help="builtin or open_clip:ARCHITECTURE/TAG.")
 @weights_option
-@click.option("--prompts", type=click.IntRange(min=1), default=16, show_default=True, help="Prompts K.")
+@click.option("--prompts", type=PromptCount(1), default=16, show_default=True, help="Prompts K.")
 @click.option("--library", type=click.IntRange(min=1), help="Library size N.  [default: 256]")
 @click.option("--generator", type=click.Choice(["resnet10", "constant"]), default="resnet10", show_default=True)
 @click.option("--resolution", type=click.IntRange(min=8), help="Width at which the generator looks.  [default: image]")
 @layout_option
+@click.option(
+    "--library-space",
+    type=click.Choice(["token", "pixel"]),
+    default="token",
+    show_default=True,
+    help="What is learned: tokens, or patches of legal RGB, which need no inversion.",
+)
 @click.option("--head", type=click.Choice(["zero-shot", "linear"]), default="zero-shot", show_default=True)
 @click.option("--template", help="Sentence with {} for the class name, for text heads.")
 @click.option("--epochs", type=click.IntRange(min=1), default=40, show_default=True)

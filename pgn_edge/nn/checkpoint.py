@@ -158,7 +158,8 @@ def load_tensors(path: str | Path) -> Any:
         raise CheckpointError(source, expected="a checkpoint", got="no such file", do="check the path") from exc
     except pickle.UnpicklingError as exc:
         raise _refuse(source, "tensors and plain values only", "pickled code, or no checkpoint at all") from exc
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError) as exc:
+    except Exception as exc:
+        # A damaged byte can lead torch's reader anywhere, down to its own assertions.
         raise _refuse(source, "a whole torch file", f"{type(exc).__name__}: {exc}".split("\n")[0]) from exc
 
 

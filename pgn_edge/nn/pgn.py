@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from pgn_edge.errors import CheckpointError
 from pgn_edge.nn.generator import ResNet10
+from pgn_edge.preprocess import Preprocess
 
 GeneratorName = Literal["resnet10", "constant"]
+LibrarySpace = Literal["token", "pixel"]
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,9 @@ class PgnConfig:
         generator: `resnet10` looks at the image; `constant` does not (the paper's input-independent prompts).
         prompts: K, at least 1.
         library: N, at least 1; `constant` has one library token for each prompt, so N = K.
-        width: token width d of the frozen ViT.
+        width: of a library entry; the token width d of the frozen ViT, or 3P² pixel values for `pixel`.
         resolution: width in pixels at which the generator looks.
+        space: what the library holds; `token` as in the paper, or `pixel`, patches of legal RGB.
     """
 
     generator: GeneratorName
@@ -32,15 +35,15 @@ class PgnConfig:
     library: int
     width: int
     resolution: int
+    space: LibrarySpace = "token"
 
     def __post_init__(self) -> None:
-        if self.generator not in get_args(GeneratorName):
-            raise CheckpointError(
-                "generator",
-                expected=" or ".join(get_args(GeneratorName)),
-                got=repr(self.generator),
-                do="choose one of them",
-            )
+        choices = {"generator": (self.generator, GeneratorName), "library space": (self.space, LibrarySpace)}
+        for what, (value, known) in choices.items():
+            if value not in get_args(known):
+                raise CheckpointError(
+                    what, expected=" or ".join(get_args(known)), got=repr(value), do="choose one of them"
+                )
         if min(self.prompts, self.library, self.width, self.resolution) < 1:
             raise CheckpointError("PGN", expected="sizes of at least 1", got=str(asdict(self)), do="choose other sizes")
         if self.generator == "constant" and self.library != self.prompts:
@@ -65,33 +68,49 @@ class PgnConfig:
                 int(data["library"]),
                 int(data["width"]),
                 int(data["resolution"]),
+                data.get("space", "token"),
             )
-        except (KeyError, TypeError, ValueError, OverflowError) as exc:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as exc:
             raise CheckpointError(
                 "PGN configuration",
-                expected="generator, prompts, library, width and resolution",
+                expected="generator, prompts, library, width, resolution and space",
                 got=repr(data),
                 do="train again",
             ) from exc
 
 
 class PGN(nn.Module):
-    """Prompt tokens as softmax mixtures over a learned token library.
+    """Prompts as softmax mixtures over a learned library.
 
     Args:
         config: its shape.
-        token_std: of the library's first entries; the paper has 0.02.
+        library_std: of the library's first parameters; the paper has 0.02 for tokens. In pixel space they go through a
+            sigmoid, and 1 spreads them over the middle of the range.
+        preprocess: its normalisation says which values are legal RGB; only `pixel` needs it.
 
-    Source: Loedeman et al., BMVC 2024, section 3.2.
+    Source: Loedeman et al., BMVC 2024, section 3.2; the pixel space is this project's.
     """
 
-    def __init__(self, config: PgnConfig, token_std: float = 0.02) -> None:
+    def __init__(self, config: PgnConfig, library_std: float = 0.02, preprocess: Preprocess | None = None) -> None:
         super().__init__()
         self.config = config
-        self.library = nn.Parameter(token_std * torch.randn(config.library, config.width))
+        self.library = nn.Parameter(library_std * torch.randn(config.library, config.width))
+        if config.space == "pixel":
+            low, high = torch.zeros(config.width), torch.ones(config.width)
+            if preprocess is not None:
+                low, high = (torch.from_numpy(side).repeat_interleave(config.width // 3) for side in preprocess.legal())
+            self.register_buffer("low", low)
+            self.register_buffer("high", high)
         self.generator: nn.Module | None = None
         if config.generator == "resnet10":
             self.generator = ResNet10(config.prompts * config.library, config.resolution)
+
+    def entries(self) -> Tensor:
+        """What is mixed: T (N, d) in token space; in pixel space L (N, 3P²), each value within legal RGB."""
+        if self.config.space == "token":
+            return self.library
+        low, high = self.get_buffer("low"), self.get_buffer("high")
+        return torch.lerp(low, high, self.library.sigmoid())
 
     def coefficients(self, image: Tensor) -> Tensor:
         """Mixture coefficients c, (B, K, N), each row of N sums to 1, from normalised (B, 3, H, W)."""
@@ -103,5 +122,5 @@ class PGN(nn.Module):
         return logits.view(-1, config.prompts, config.library).softmax(dim=-1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Prompt tokens h = c T, (B, K, d), from normalised (B, 3, H, W)."""
-        return self.coefficients(image) @ self.library
+        """Mixtures c T or c L, (B, K, width), from normalised (B, 3, H, W); prompt tokens in token space."""
+        return self.coefficients(image) @ self.entries()

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgn_edge.fingerprint import vit_fingerprint
-from pgn_edge.geometry import Geometry, Layout
+from pgn_edge.geometry import Geometry, Layout, whole_rows
 from pgn_edge.heads import Head
 from pgn_edge.preprocess import Preprocess
 
@@ -75,9 +76,14 @@ class FrozenViT(nn.Module):
         """Token width d."""
         return int(self.position.shape[1])
 
-    def geometry(self, prompts: int, layout: Layout = "append") -> Geometry:
-        """Canvas geometry of this ViT with `prompts` slots."""
-        return Geometry(self.spec.image_hw, self.spec.patch, prompts, layout)
+    def geometry(self, prompts: int | None, layout: Layout = "append") -> Geometry:
+        """Canvas geometry of this ViT with `prompts` slots; None takes what fills whole rows, near 16.
+
+        Raises:
+            GeometryError: prompts that do not fit the layout.
+        """
+        size, patch = self.spec.image_hw, self.spec.patch
+        return Geometry(size, patch, whole_rows(size, patch, layout) if prompts is None else prompts, layout)
 
     def projection(self) -> tuple[np.ndarray, np.ndarray]:
         """W (d, 3P²) and b (d,) as float64, pixels in the order (C, P, P)."""
@@ -86,15 +92,14 @@ class FrozenViT(nn.Module):
         flat = weight.reshape(weight.shape[0], -1)
         return flat, np.zeros(len(flat)) if bias is None else bias.detach().double().cpu().numpy()
 
-    def slot_position(self, geometry: Geometry) -> np.ndarray:
-        """Position E_k (K, d), float64, that the engine adds in each prompt slot.
+    def slot_position(self, geometry: Geometry) -> Tensor:
+        """Position E_k (K, d) that the engine adds in each prompt slot.
 
         Zero for `append`; for `inset` the stock table's own rows, since E is untouched there.
         """
         if geometry.layout == "append":
-            return np.zeros((geometry.prompts, self.width))
-        rows = self.position[geometry.image_patches :][: geometry.prompts]
-        return rows.double().cpu().numpy()
+            return self.position.new_zeros(geometry.prompts, self.width)
+        return self.position[geometry.image_patches :][: geometry.prompts]
 
     def fingerprint(self) -> str:
         """sha256 over W, b, E and the pre-norm: two engines with one fingerprint take the same canvases."""
@@ -114,6 +119,11 @@ class FrozenViT(nn.Module):
         """Normalised pixels (B, 3, h, w) -> W x + b, (B, n, d), row by row, no position added."""
         projected: Tensor = self.patch_embed(image)
         return projected.flatten(2).transpose(1, 2)
+
+    def slot_tokens(self, patches: Tensor, geometry: Geometry) -> Tensor:
+        """Pixels of the prompt slots (B, K, 3P²), order (C, P, P) -> their tokens W x + b + E, (B, K, d)."""
+        weight = self.patch_embed.weight.flatten(1)
+        return F.linear(patches, weight, self.patch_embed.bias) + self.slot_position(geometry)
 
     def forward(self, image: Tensor, prompts: Tensor | None = None) -> Tensor:
         """Embedding of an image, with prompt tokens beside it if there are any.
@@ -144,8 +154,7 @@ class CanvasViT(nn.Module):
         super().__init__()
         self.vit = vit
         self.used = geometry.image_patches + geometry.prompts
-        slots = torch.from_numpy(vit.slot_position(geometry)).to(vit.position)
-        table = torch.cat([vit.position[: geometry.image_patches], slots])
+        table = torch.cat([vit.position[: geometry.image_patches], vit.slot_position(geometry)])
         self.register_buffer("table", table)
         self.table: Tensor
 

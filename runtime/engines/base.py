@@ -76,6 +76,33 @@ class Engine(Protocol):
         """Give its memory back; calling twice does no harm."""
 
 
+def infer_all(engine: Engine, name: str, batch: np.ndarray) -> dict[str, np.ndarray]:
+    """Run any number of frames, also through an engine whose batch is fixed: in parts, the last one filled up.
+
+    Args:
+        engine: with one input.
+        name: of its input.
+        batch: at least one frame, of the input's type and shape.
+
+    Returns:
+        Every output by name, one row for each frame, in arrays that the caller owns.
+
+    Raises:
+        EngineError: as `infer`.
+    """
+    size = engine.inputs[name].shape[0]
+    if size in (None, len(batch)):
+        return engine.infer({name: batch})
+    parts = []
+    for start in range(0, len(batch), size):
+        part = np.zeros((size, *batch.shape[1:]), batch.dtype)
+        given = batch[start : start + size]
+        part[: len(given)] = given
+        outputs = engine.infer({name: part})
+        parts.append({key: value[: len(given)] for key, value in outputs.items()})
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
 def check_feeds(engine: Engine, feeds: Mapping[str, np.ndarray]) -> None:
     """Refuse feeds that do not fit, with both shapes in the message.
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgn_edge.errors import GeometryError
-from pgn_edge.geometry import Geometry
+from pgn_edge.geometry import Geometry, whole_rows
 
 
 @pytest.mark.parametrize(
@@ -131,3 +131,47 @@ GOOD = Geometry((64, 64), 8, 16).to_json()
 def test_json_that_makes_no_sense(data: Any):
     with pytest.raises(GeometryError):
         Geometry.from_json(data)
+
+
+# The slot solver.
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "layout", "near", "expected"),
+    [
+        pytest.param(224, 32, "append", 16, 14, id="B/32: two rows of 7"),
+        pytest.param(224, 16, "append", 16, 14, id="B/16: one row of 14"),
+        pytest.param(224, 14, "append", 16, 16, id="L/14: one row of 16"),
+        pytest.param(518, 14, "append", 16, 37, id="518 px: a row is more than was asked for"),
+        pytest.param(64, 8, "inset", 16, 16, id="builtin"),
+        pytest.param(64, 8, "append", 12, 8, id="of two that are equally near, the smaller"),
+        pytest.param(64, 32, "inset", 16, 2, id="inset leaves a row to the image"),
+        pytest.param(64, 32, "append", 16, 16, id="append has no such limit"),
+    ],
+)
+def test_the_solver(size: int, patch: int, layout: str, near: int, expected: int):
+    assert whole_rows((size, size), patch, layout, near) == expected
+
+
+@for_both_layouts
+@given(rows=st.integers(2, 40), columns=st.integers(1, 40), near=st.integers(1, 200))
+def test_no_other_number_of_whole_rows_is_nearer(layout: str, rows: int, columns: int, near: int):
+    size = (rows * 4, columns * 4)
+    found = whole_rows(size, 4, layout, near)
+    geometry = Geometry(size, 4, found, layout)
+    geometry.require_engine()
+    assert geometry.spare == 0
+    assert geometry.rows >= 1
+    most = rows - 1 if layout == "inset" else 300
+    assert abs(found - near) == min(abs(row * columns - near) for row in range(1, most + 1))
+
+
+def test_inset_on_a_single_row_has_no_room():
+    with pytest.raises(GeometryError, match="more than one row"):
+        whole_rows((8, 64), 8, "inset")
+
+
+@pytest.mark.parametrize(("prompts", "nearest"), [(1, 8), (9, 8), (12, 8), (13, 16), (55, 56)])
+def test_a_partial_row_names_the_nearest_whole_one(prompts: int, nearest: int):
+    with pytest.raises(GeometryError, match=f"use {nearest}, or --prompts auto"):
+        Geometry((64, 64), 8, prompts, "inset").require_engine()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pgn_edge.export.deployed import DeployedPGN
-from pgn_edge.export.inversion import invert_library
+from pgn_edge.export.inversion import Projection, invert_library
 from pgn_edge.geometry import Geometry, Layout
 from pgn_edge.nn.pgn import PGN, PgnConfig
 from pgn_edge.nn.vit import Backbone, CanvasViT
@@ -46,7 +46,7 @@ class Setup:
         self.geometry: Geometry = self.vit.geometry(prompts, layout)
         self.preprocess: Preprocess = self.vit.spec.preprocess.with_size(self.geometry.content_hw)
         library = self.pgn.library.detach().double().numpy()
-        inversion = invert_library(*self.vit.projection(), library, self.vit.slot_position(self.geometry))
+        inversion = invert_library(Projection.of(self.vit, self.geometry), library)
         self.deployed = DeployedPGN(self.pgn, self.geometry, self.preprocess, inversion).eval()
         self.images = np.random.default_rng(3).integers(0, 256, (4, *self.geometry.content_hw, 3), np.uint8)
         self.normalised = torch.from_numpy(self.preprocess.normalise(self.images))
@@ -68,7 +68,7 @@ def test_the_slots_hold_what_numpy_computes(case: Setup):
     vit, geometry = case.vit, case.geometry
     weight, bias = vit.projection()
     pseudo_inverse = np.linalg.pinv(weight)
-    position = vit.slot_position(geometry)
+    position = vit.slot_position(geometry).double().numpy()
     with torch.no_grad():
         mixtures = case.pgn.coefficients(case.normalised).double().numpy()
     tokens = mixtures @ case.pgn.library.detach().double().numpy()  # (M, K, d)

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxsim
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from pgn_edge.bundle import read_bundle
 from pgn_edge.contract import EngineFacts
-from pgn_edge.export.graph import OPSET, finish
+from pgn_edge.export.graph import OPSET, finish, fix_batch
 from pgn_edge.export.parity import run_onnx
 from pgn_edge.geometry import Geometry
 from pgn_edge.preprocess import Preprocess
@@ -97,6 +98,41 @@ def test_any_batch(engine: tuple[str, onnx.ModelProto], batch: int):
     alone = np.concatenate([run_onnx(model, frames[i : i + 1]) for i in range(batch)])
     tolerance = 2e-2 if "fp16" in engine[0] else 1e-5
     np.testing.assert_allclose(together, alone, rtol=0, atol=tolerance * np.abs(alone).max())
+
+
+def test_constant_folding_has_nothing_left_to_do(engine: tuple[str, onnx.ModelProto]):
+    graph = engine[1].graph
+    known = {tensor.name for tensor in graph.initializer}
+    assert [node.name for node in graph.node if all(name in known for name in node.input if name)] == []
+    assert [node.name for node in graph.node if node.op_type in {"Constant", "Identity", "Dropout"}] == []
+    read = {name for node in graph.node for name in node.input}
+    assert known <= read, "a constant that nobody reads"
+
+
+def test_onnxsim_finds_nothing_to_remove(engine: tuple[str, onnx.ModelProto]):
+    simpler, checked = onnxsim.simplify(engine[1])
+    assert checked
+    assert len(simpler.graph.node) >= len(engine[1].graph.node)
+
+
+def test_each_shape_is_known_but_for_the_batch(engine: tuple[str, onnx.ModelProto]):
+    model = onnx.shape_inference.infer_shapes(engine[1], strict_mode=True, data_prop=True)
+    for value in model.graph.value_info:
+        assert all(isinstance(size, int) and size > 0 for size in sizes(value)[1:]), value.name
+
+
+def test_a_pgn_holds_its_own_data(engine: tuple[str, onnx.ModelProto]):
+    assert {tensor.data_location for tensor in engine[1].graph.initializer} == {TensorProto.DEFAULT}
+
+
+def test_a_fixed_batch_leaves_no_size_open(tiny_pair):
+    fixed = fix_batch(onnx.load(tiny_pair.vit), 3)
+    onnx.checker.check_model(fixed, full_check=True)
+    values = (*fixed.graph.value_info, *fixed.graph.input, *fixed.graph.output)
+    assert {size for value in values for size in sizes(value) if isinstance(size, str)} == set()
+    frames = np.random.default_rng(0).standard_normal((3, *sizes(fixed.graph.input[0])[1:]), np.float32)
+    free = run_onnx(onnx.load(tiny_pair.vit), frames)
+    np.testing.assert_allclose(run_onnx(fixed, frames), free, rtol=0, atol=1e-6)
 
 
 FACTS = EngineFacts("vit", "toy", "ab" * 32, Geometry((8, 8), 8, 0), Preprocess((8, 8)), "fp32", OPSET, "embedding")

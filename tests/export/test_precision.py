@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from pgn_edge.bundle import read_bundle
 from pgn_edge.errors import ExportError
 from pgn_edge.export.graph import OPSET
 from pgn_edge.export.parity import run_onnx
-from pgn_edge.export.precision import HEAVY, input_readers, to_fp16
+from pgn_edge.export.precision import HEAVY, readers, to_half
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 SENSITIVE = {"Softmax", "LayerNormalization", "ReduceMean"}
@@ -77,7 +78,7 @@ def mlp() -> onnx.ModelProto:
     ],
 )
 def test_each_node_of_a_block(name: str, kind: int):
-    model = to_fp16(mlp())
+    model = to_half(mlp(), "fp16")
     onnx.checker.check_model(model, full_check=True)
     node = next(node for node in model.graph.node if node.name == name)
     assert kinds_of(model, node) == {kind}
@@ -85,7 +86,7 @@ def test_each_node_of_a_block(name: str, kind: int):
 
 def test_the_result_stays_close():
     frames = RNG.standard_normal((16, 8)).astype(np.float32)
-    exact, half = run_onnx(mlp(), frames), run_onnx(to_fp16(mlp()), frames)
+    exact, half = run_onnx(mlp(), frames), run_onnx(to_half(mlp(), "fp16"), frames)
     assert half.dtype == np.float32
     np.testing.assert_allclose(half, exact, rtol=0, atol=2e-3)
     assert np.abs(half - exact).max() > 0, "nothing was rounded: nothing is fp16"
@@ -94,12 +95,12 @@ def test_the_result_stays_close():
 def test_the_original_is_left_alone():
     model = mlp()
     before = model.SerializeToString()
-    to_fp16(model)
+    to_half(model, "fp16")
     assert model.SerializeToString() == before
 
 
 def test_kept_nodes_stay_float32():
-    model = to_fp16(mlp(), keep={"first"})
+    model = to_half(mlp(), "fp16", keep={"first"})
     nodes = {node.name: node for node in model.graph.node}
     assert kinds_of(model, nodes["first"]) == {FLOAT}
     assert kinds_of(model, nodes["second"]) == {HALF}
@@ -112,7 +113,7 @@ def test_a_constant_shared_by_both_precisions():
         helper.make_node("Add", ["h", "k"], ["y"], name="sum"),
     ]
     model = toy(nodes, {"w": RNG.standard_normal((4, 4)).astype(np.float32)}, ["batch", 4])
-    half = to_fp16(model, keep={"full"})
+    half = to_half(model, "fp16", keep={"full"})
     onnx.checker.check_model(half, full_check=True)
     assert {tensor.data_type for tensor in half.graph.initializer} == {FLOAT, HALF}
     frames = RNG.standard_normal((3, 4)).astype(np.float32)
@@ -124,7 +125,7 @@ def test_an_output_that_another_node_reads_too():
         helper.make_node("MatMul", ["x", "w"], ["y"], name="linear"),
         helper.make_node("Relu", ["y"], ["unused"], name="reader"),
     ]
-    half = to_fp16(toy(nodes, {"w": np.eye(4, dtype=np.float32)}, ["batch", 4]))
+    half = to_half(toy(nodes, {"w": np.eye(4, dtype=np.float32)}, ["batch", 4]), "fp16")
     onnx.checker.check_model(half, full_check=True)
     assert half.graph.output[0].type.tensor_type.elem_type == FLOAT
     np.testing.assert_array_equal(run_onnx(half, np.ones((1, 4), np.float32)), np.ones((1, 4)))
@@ -138,18 +139,18 @@ def test_a_constant_beyond_fp16_is_refused(value: float):
         ["batch", 4],
     )
     with pytest.raises(ExportError, match="65504"):
-        to_fp16(model)
+        to_half(model, "fp16")
 
 
 def test_a_large_constant_that_stays_float32_is_no_fault():
     model = toy(
         [helper.make_node("Add", ["x", "w"], ["y"], name="shift")], {"w": np.full(4, 7e4, np.float32)}, ["batch", 4]
     )
-    np.testing.assert_array_equal(run_onnx(to_fp16(model), np.zeros((1, 4), np.float32)), np.full((1, 4), 7e4))
+    np.testing.assert_array_equal(run_onnx(to_half(model, "fp16"), np.zeros((1, 4), np.float32)), np.full((1, 4), 7e4))
 
 
-def test_input_readers():
-    assert input_readers(mlp()) == {"norm", "residual"}
+def test_readers():
+    assert readers(mlp(), "x") == {"norm", "residual"}
 
 
 # The two engines that ship.
@@ -172,17 +173,19 @@ def test_sensitive_nodes_of_an_engine_are_float32(engine):
     assert {known[name] for node in nodes for name in (node.input[0], node.output[0])} == {FLOAT}
 
 
-def test_heavy_nodes_of_an_engine_are_fp16_save_the_patch_projection(engine):
+def test_nodes_of_an_engine_compute_in_what_the_file_says(engine):
     half = engine[1]
     known = types(half)
-    kept = input_readers(half) if half.graph.name == "vit" else frozenset()
+    numerics = next(json.loads(prop.value) for prop in half.metadata_props if prop.key == "pgn_edge.numerics")
+    kept = {entry["node"] for entry in numerics["kept_float32"]}
+    assert kept <= {node.name for node in half.graph.node}
     heavy = [node for node in half.graph.node if node.op_type in HEAVY]
-    assert len(heavy) > 5
-    for node in heavy:
-        wanted = FLOAT if node.name in kept else HALF
-        assert {known[name] for name in (*node.input, *node.output)} == {wanted}, node.name
-    if kept:
-        assert [node.op_type for node in heavy if node.name in kept] == ["Conv"]
+    assert len([node for node in heavy if node.name not in kept]) > 5
+    for node in half.graph.node:
+        if node.name in kept:
+            assert {known[name] for name in (*node.input, *node.output)} <= {FLOAT, TensorProto.INT64}, node.name
+        elif node in heavy:
+            assert {known[name] for name in (*node.input, *node.output)} == {HALF}, node.name
 
 
 def test_inputs_and_outputs_of_an_engine_keep_their_types(engine):

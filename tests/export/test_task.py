@@ -13,12 +13,13 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+import pgn_edge.export.pgn_graph as graph_module
 import pgn_edge.export.task as task_module
 from pgn_edge.bundle import read_bundle
 from pgn_edge.contract import EngineFacts
-from pgn_edge.errors import CheckpointError, InversionError, OutputError, ParityError
-from pgn_edge.export.precision import to_fp16
-from pgn_edge.export.task import GOLDEN_FRAMES, export_task
+from pgn_edge.errors import CheckpointError, OutputError, ParityError
+from pgn_edge.export.precision import to_half
+from pgn_edge.export.task import DISTANCE_FRAMES, GOLDEN_FRAMES, ExportOptions, export_task
 from pgn_edge.nn.checkpoint import load_checkpoint, save_checkpoint
 from pgn_edge.nn.vit import Backbone
 
@@ -31,7 +32,8 @@ def test_every_rung_is_green(tiny_pair, precision: str):
     assert bundle.facts.precision == precision
     assert [rung["rung"] for rung in bundle.parity] == (RUNGS if precision == "fp16" else RUNGS[:2])
     assert all(rung["passed"] for rung in bundle.parity)
-    assert all(rung["frames"] == 24 for rung in bundle.parity)
+    frames = {rung["rung"]: rung["frames"] for rung in bundle.parity}
+    assert frames == {rung: 24 if rung == RUNGS[2] else DISTANCE_FRAMES for rung in frames}
 
 
 def test_the_bundle_says_where_it_comes_from(tiny_pair, tiny_checkpoint: Path, tiny_backbone: Backbone):
@@ -65,7 +67,7 @@ def test_the_golden_pair_is_torchs_answer(tiny_pair, tiny_checkpoint: Path, tiny
 
 
 def test_the_same_checkpoint_gives_the_same_bytes(tiny_pair, tiny_checkpoint, use_tiny_backbone, tmp_path: Path):
-    export_task(tiny_checkpoint, tmp_path / "again.pgn", onnx_path=tmp_path / "pgn.onnx")
+    export_task(tiny_checkpoint, tmp_path / "again.pgn", ExportOptions(onnx_path=tmp_path / "pgn.onnx"))
     assert (tmp_path / "again.pgn").read_bytes() == tiny_pair.task.read_bytes()
     assert (tmp_path / "pgn.onnx").read_bytes() == read_bundle(tiny_pair.task).pgn_onnx
 
@@ -82,9 +84,9 @@ class Saboteur:
 
     def spoil(self, rung: str) -> None:
         """Damage the step before `rung`."""
-        self.patch.setattr(task_module, "to_onnx", lambda *arguments: self._copy(rung == "onnxruntime fp32"))
+        self.patch.setattr(graph_module, "to_onnx", lambda *arguments: self._copy(rung == "onnxruntime fp32"))
         if rung == "onnxruntime fp16":
-            self.patch.setattr(task_module, "to_fp16", lambda graph: to_fp16(self._copy(damaged=True)))
+            self.patch.setattr(graph_module, "to_half", lambda graph, *rest: to_half(self._copy(damaged=True), *rest))
         if rung == "torch canvas":
             deployed = task_module.DeployedPGN
 
@@ -112,7 +114,7 @@ def saboteur(tiny_pair, use_tiny_backbone, monkeypatch: pytest.MonkeyPatch) -> S
 def test_the_saboteur_is_harmless_when_told_so(saboteur: Saboteur, tiny_checkpoint, tiny_pair, tmp_path: Path):
     saboteur.spoil("nothing")
     for precision, good in (("fp32", tiny_pair.task), ("fp16", tiny_pair.task_fp16)):
-        export_task(tiny_checkpoint, tmp_path / "task.pgn", precision=precision)
+        export_task(tiny_checkpoint, tmp_path / "task.pgn", ExportOptions(precision=precision))
         assert (tmp_path / "task.pgn").read_bytes() == good.read_bytes()
 
 
@@ -122,13 +124,15 @@ def test_the_first_failing_rung_is_named_and_nothing_is_written(
 ):
     saboteur.spoil(rung)
     with pytest.raises(ParityError, match=f"'{rung}'"):
-        export_task(tiny_checkpoint, tmp_path / "task.pgn", precision="fp16", onnx_path=tmp_path / "pgn.onnx")
+        export_task(
+            tiny_checkpoint, tmp_path / "task.pgn", ExportOptions(precision="fp16", onnx_path=tmp_path / "pgn.onnx")
+        )
     assert not list(tmp_path.iterdir())
 
 
 def test_drift_is_written_where_it_is_allowed(saboteur: Saboteur, tiny_checkpoint: Path, tmp_path: Path):
     saboteur.spoil("onnxruntime fp32")
-    report = export_task(tiny_checkpoint, tmp_path / "task.pgn", allow_drift=True)
+    report = export_task(tiny_checkpoint, tmp_path / "task.pgn", ExportOptions(allow_drift=True))
     assert [rung.passed for rung in report.parity] == [True, False]
     assert [rung["passed"] for rung in read_bundle(tmp_path / "task.pgn").parity] == [True, False]
 
@@ -151,14 +155,18 @@ def test_a_foreign_backbone_is_refused_with_both_fingerprints(
     assert not (tmp_path / "task.pgn").exists()
 
 
-def test_pixels_beyond_fp16_are_refused(tiny_checkpoint: Path, use_tiny_backbone: Backbone, tmp_path: Path):
+def test_pixels_beyond_fp16_stay_float32(tiny_checkpoint: Path, use_tiny_backbone: Backbone, tmp_path: Path):
     pgn = load_checkpoint(tiny_checkpoint).pgn
     with torch.no_grad():
         pgn.library.mul_(1e8)
     path = change(tmp_path, tiny_checkpoint, pgn=pgn)
-    with pytest.raises(InversionError, match="without --fp16"):
-        export_task(path, tmp_path / "task.pgn", precision="fp16")
-    assert not (tmp_path / "task.pgn").exists()
+    report = export_task(path, tmp_path / "task.pgn", ExportOptions(precision="fp16"))
+    assert report.certificate.fp16_overflow
+    assert all(rung.passed for rung in report.parity)
+    kept = read_bundle(tmp_path / "task.pgn").numerics["kept_float32"]
+    assert [(node["reason"], node["rounding"]) for node in kept if node["node"] == "pgn/MatMul"] == [
+        ("prompt pixels", None)
+    ]
 
 
 def test_an_output_that_cannot_be_written(saboteur: Saboteur, tiny_checkpoint: Path, tmp_path: Path):

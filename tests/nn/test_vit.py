@@ -68,7 +68,7 @@ def test_pixels_in_slots_are_tokens_beside_the_image(vit: FrozenViT, prompts: in
     for slot in range(prompts):
         x0, y0, x1, y1 = geometry.slot_box(slot)
         tokens.append(canvas[:, :, y0:y1, x0:x1].flatten(1) @ weight.T + bias)
-    prompt_tokens = torch.stack(tokens, dim=1) + torch.from_numpy(vit.slot_position(geometry)).float()
+    prompt_tokens = torch.stack(tokens, dim=1) + vit.slot_position(geometry)
     with torch.no_grad():
         image = canvas[:, :, : geometry.content_hw[0]]
         close(CanvasViT(vit, geometry)(canvas), vit(image, prompt_tokens))
@@ -91,7 +91,7 @@ def test_what_stands_in_spare_slots_changes_nothing(vit: FrozenViT, layout: str)
 def test_slot_positions(vit: FrozenViT):
     assert (vit.slot_position(vit.geometry(13)) == 0).all()
     inset = vit.geometry(13, "inset")
-    np.testing.assert_array_equal(vit.slot_position(inset), vit.position[48 : 48 + 13].double().numpy())
+    assert torch.equal(vit.slot_position(inset), vit.position[48 : 48 + 13])
 
 
 def test_append_leaves_the_image_part_of_the_table_alone(vit: FrozenViT):

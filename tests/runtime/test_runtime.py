@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 from pgn_edge.bundle import Bundle, read_bundle, write_bundle
 from pgn_edge.contract import EngineFacts
 from pgn_edge.errors import BundleError, DataError, EngineError, PairingError, PgnEdgeError
+from pgn_edge.export.frozen import VitOptions, export_vit
 from pgn_edge.nn.checkpoint import load_checkpoint
 from pgn_edge.runtime import Runtime
 from pgn_edge.runtime.engines import FakeEngine, OnnxRuntimeEngine
@@ -98,6 +99,19 @@ def test_a_batch_of_mixed_tasks_equals_single_frames(runtime):
         np.testing.assert_allclose(result.embedding, alone.embedding, rtol=0, atol=3e-6 * np.abs(alone.embedding).max())
         np.testing.assert_allclose(result.canvas, alone.canvas, rtol=0, atol=2e-3 if name == "half" else 1e-5)
     assert np.abs(together[0].canvas - together[3].canvas).max() > 0, "both precisions gave the very same canvas"
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4], ids=["one by one", "one part short", "all short"])
+def test_an_engine_of_a_fixed_batch_answers_any_number(
+    runtime, tiny_pair, use_tiny_backbone, tmp_path: Path, batch: int
+):
+    export_vit("builtin", tmp_path / "fixed.onnx", VitOptions(batch=batch))
+    jobs = [("exact", frame(seed)) for seed in range(3)]
+    with Runtime(tmp_path / "fixed.onnx", {"exact": tiny_pair.task}) as fixed:
+        assert fixed.vit.inputs["canvas"].shape[0] == batch
+        for result, expected in zip(fixed.infer_batch(jobs), runtime.infer_batch(jobs), strict=True):
+            np.testing.assert_allclose(result.scores, expected.scores, atol=1e-5)
+            np.testing.assert_array_equal(result.canvas, expected.canvas)
 
 
 def test_no_frames_no_results(runtime):
@@ -224,7 +238,8 @@ def test_another_canvas(tiny_pair):
 def test_another_normalisation(tiny_pair, bundle: Bundle, tmp_path: Path):
     preprocess = dataclasses.replace(bundle.facts.preprocess, mean=(0.4, 0.5, 0.5))
     facts = dataclasses.replace(bundle.facts, preprocess=preprocess)
-    assert "normalisation" in refused(tiny_pair, forged(tmp_path, bundle, facts=facts))
+    # A task may normalise in its own way, but not in another than its file says.
+    assert "image part of the canvas" in refused(tiny_pair, forged(tmp_path, bundle, facts=facts))
 
 
 def test_swapped_roles(tiny_pair, bundle: Bundle, tmp_path: Path):

@@ -349,9 +349,8 @@ def test_the_frozen_vit_is_in_no_state(tiny_backbone, tmp_path: Path):
     data = DataSet("noise", ("0", "1"), "{}", split, split, split)
     vit, path = tiny_backbone.vit, tmp_path / "state.pt"
     torch.manual_seed(0)
-    model = PromptedViT(
-        vit, PGN(PgnConfig("constant", 4, 4, vit.width, 64)), tiny_backbone.zero_shot.head(("0", "1"), "{}")
-    )
+    pgn = PGN(PgnConfig("constant", 4, 4, vit.width, 64))
+    model = PromptedViT(vit, pgn, tiny_backbone.zero_shot.head(("0", "1"), "{}"), vit.geometry(4))
     schedule = Schedule(epochs=1, batch=6, augment=False)
     history = fit(model, data, vit.spec.preprocess, schedule, Listeners(resume=path))
     stored = load_tensors(path)

@@ -180,7 +180,7 @@ def test_names_that_builtin_does_not_know_need_a_linear_head(cats_and_dogs: Path
         pytest.param({"resolution": 24}, GeometryError, "divisor of the image width 64", id="does not divide"),
         pytest.param({"resolution": 128}, GeometryError, "divisor of the image width 64", id="more than there is"),
         pytest.param({"layout": "inset", "prompts": 64}, GeometryError, "at most 56", id="no room for the image"),
-        pytest.param({"backbone": "resnet50"}, CheckpointError, "builtin or open_clip", id="unknown backbone"),
+        pytest.param({"backbone": "resnet50"}, CheckpointError, "expected builtin, open_clip", id="unknown backbone"),
         pytest.param({"data": "nowhere"}, DataError, "folder of classes", id="no such data"),
     ],
 )

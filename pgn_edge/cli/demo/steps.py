@@ -16,7 +16,7 @@ from torch import nn
 from pgn_edge.cli.demo.report import Sample, canvas_strip, demo_html
 from pgn_edge.errors import OutputError
 from pgn_edge.export.compile import compile_plan
-from pgn_edge.export.frozen import export_vit
+from pgn_edge.export.frozen import VitOptions, export_vit
 from pgn_edge.export.task import ExportReport, export_task
 from pgn_edge.files import atomic_write, write_bytes, write_text
 from pgn_edge.heads import Head
@@ -129,9 +129,9 @@ def _train(folder: Path, schedule: Schedule, step: _Steps) -> Trained:
 
 def _export(folder: Path) -> ExportReport:
     export_task(folder / "ckpt.pt", folder / "task-fp32.pgn")
-    report = export_task(folder / "ckpt.pt", folder / "task.pgn", precision="fp16")
-    export_vit("builtin", folder / "vit.onnx", prompts=PROMPTS)
-    export_vit("builtin", folder / "vit-stock.onnx", prompts=0)
+    report = export_task(folder / "ckpt.pt", folder / "task.pgn", ExportOptions(precision="fp16"))
+    export_vit("builtin", folder / "vit.onnx", VitOptions(prompts=PROMPTS))
+    export_vit("builtin", folder / "vit-stock.onnx", VitOptions(prompts=0))
     return report
 
 

@@ -1,0 +1,51 @@
+"""Inputs to measure a graph on: pictures, and what no camera sends but an engine must survive."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pgn_edge.export.inversion import Projection
+from pgn_edge.export.synthetic import pictures
+from pgn_edge.geometry import Geometry
+from pgn_edge.nn.vit import FrozenViT
+
+PICTURES = 8
+
+
+def adversarial_images(size_hw: tuple[int, int]) -> np.ndarray:
+    """(5, H, W, 3) uint8: black, white, a checkerboard of single pixels, saturated noise, pure red."""
+    height, width = size_hw
+    board = np.indices(size_hw).sum(axis=0) % 2 * 255
+    noise = np.random.default_rng(0).integers(0, 2, (height, width, 3)) * 255
+    images = np.zeros((5, height, width, 3), np.uint8)
+    images[1] = 255
+    images[2] = board[..., None]
+    images[3] = noise
+    images[4, ..., 0] = 255
+    return images
+
+
+def check_canvases(vit: FrozenViT, geometry: Geometry) -> np.ndarray:
+    """Canvases (13, 3, H_c, W_c) float32 of pictures and adversarial images, with prompts of every size in their slots.
+
+    The prompts are tokens that point anywhere, half to four times as large as the ViT's own positions, as pixels.
+    """
+    size = geometry.content_hw
+    images = np.concatenate([pictures(PICTURES, size, seed=0), adversarial_images(size)])
+    content = vit.spec.preprocess.with_size(size).normalise(images)
+    canvas = np.zeros((len(images), 3, *geometry.canvas_hw), np.float32)
+    canvas[:, :, : size[0]] = content
+    if geometry.prompts:
+        sizes = np.geomspace(0.5, 4, len(images))[:, None, None] * float(vit.position.std())
+        tokens = sizes * np.random.default_rng(0).standard_normal((len(images), geometry.prompts, vit.width))
+        patches = tokens @ np.linalg.pinv(Projection.of(vit, geometry).weight).T
+        _fill(canvas, patches.astype(np.float32), geometry)
+    return canvas
+
+
+def _fill(canvas: np.ndarray, patches: np.ndarray, geometry: Geometry) -> None:
+    """Write patches (B, K, 3P²) into the prompt slots."""
+    side = geometry.patch
+    for slot in range(geometry.prompts):
+        x0, y0, x1, y1 = geometry.slot_box(slot)
+        canvas[:, :, y0:y1, x0:x1] = patches[:, slot].reshape(-1, 3, side, side)

@@ -1,0 +1,78 @@
+"""The PGN engine as a graph: float32 first, then in the precision that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from pgn_edge.contract import EngineFacts, Precision
+from pgn_edge.errors import ExportError
+from pgn_edge.export.calibration import adversarial_images
+from pgn_edge.export.deployed import DeployedPGN
+from pgn_edge.export.graph import finish, to_onnx
+from pgn_edge.export.precision import readers, to_half
+from pgn_edge.export.ranges import Kept, keep_by_range
+from pgn_edge.export.rounding import Mixing, token_limit
+from pgn_edge.export.simplify import simplify
+
+CALIBRATION_FRAMES = 16
+
+
+@dataclass(frozen=True)
+class PgnGraph:
+    """One form of the PGN engine.
+
+    Args:
+        model: uint8 image -> canvas; facts and numerics in its metadata.
+        facts: of the engine.
+        numerics: which nodes stay float32 and why; empty for fp32.
+    """
+
+    model: onnx.ModelProto
+    facts: EngineFacts
+    numerics: Mapping[str, Any] = field(default_factory=dict)
+
+
+def pgn_graphs(
+    deployed: DeployedPGN, facts: EngineFacts, images: np.ndarray, mixing: Mixing, precision: Precision, onnxsim: bool
+) -> Iterator[PgnGraph]:
+    """The float32 graph, and after it the one in `precision` if that is another.
+
+    Args:
+        deployed: the PGN with its inversion folded in.
+        facts: of the float32 engine.
+        images: (M, H, W, 3) uint8 golden images.
+        mixing: coefficients and library on these images.
+        precision: `fp32`, `fp16` or `bf16`.
+        onnxsim: whether to simplify the graph.
+
+    Raises:
+        ExportError: a precision that no PGN is exported in, or onnxsim changed an output.
+    """
+    model = to_onnx(deployed, torch.from_numpy(images[:1]).repeat(2, 1, 1, 1), facts)
+    if onnxsim:
+        model = finish(simplify(model, images[:CALIBRATION_FRAMES]), facts)
+    yield PgnGraph(model, facts)
+    if precision == "fp32":
+        return
+    if precision == "int8":
+        raise ExportError(
+            "precision",
+            expected="fp32, fp16 or bf16 for a PGN",
+            got=precision,
+            do="quantise the ViT: pgn-edge export-vit --int8",
+        )
+    calibration = np.concatenate([images[:CALIBRATION_FRAMES], adversarial_images(images.shape[1:3])])
+    kept = {node.node: node for node in keep_by_range(model, calibration)} if precision == "fp16" else {}
+    error, largest = mixing.error(precision), float(np.abs(mixing.pixels).max())
+    if not error <= token_limit(precision):
+        for name in readers(model, "pixels"):
+            kept[name] = Kept(name, "prompt pixels", largest, error if np.isfinite(error) else None)
+    numerics = {"kept_float32": [node.to_json() for node in kept.values()]}
+    facts = replace(facts, precision=precision)
+    yield PgnGraph(finish(to_half(model, precision, list(kept)), facts, numerics), facts, numerics)
