@@ -28,7 +28,7 @@ class Certificate:
         sigma_max: largest singular value of W.
         sigma_min: smallest; 0 where a token has more entries than a patch has pixels.
         condition: their ratio.
-        ridge: share of the largest squared singular value that was added to all of them; 0 for the pseudo-inverse.
+        ridge: share of the largest squared singular value that was added to all of them; None for the pseudo-inverse.
         residual: largest relative residual of a library token.
         pixel_min: lowest value that any mixture can reach, normalised units.
         pixel_max: highest.
@@ -43,7 +43,7 @@ class Certificate:
     sigma_max: float
     sigma_min: float
     condition: float
-    ridge: float
+    ridge: float | None
     residual: float
     pixel_min: float
     pixel_max: float
@@ -75,7 +75,7 @@ class Certificate:
                 f"{self.pixel_min:.6g} to {self.pixel_max:.6g}",
                 "train the task again",
             )
-        elif not self.ridge:
+        elif self.ridge is None:
             self._require_exact()
 
     def _require_exact(self) -> None:

@@ -10,7 +10,7 @@ Source: Loedeman et al., BMVC 2024, section 3.3. Ridge and the pixel space are t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from pgn_edge.geometry import Geometry
 if TYPE_CHECKING:
     from pgn_edge.nn.vit import FrozenViT
 
+RIDGE_FRAMES = 16
 RIDGES = np.geomspace(1e-16, 1e-2, 57)  # shares of the largest squared singular value, four to a decade
 
 
@@ -66,7 +67,8 @@ class Inversion:
         rank: numerical rank of W.
         width: token width d.
         residual: largest relative distance between a wanted library token and the one that its pixels give.
-        ridge: share of the largest squared singular value that was added to all of them; 0 for the pseudo-inverse.
+        ridge: share of the largest squared singular value that was added to all of them, 0 where none was the best;
+            None for the plain pseudo-inverse.
         legal: whether the library was learned as legal pixels, so that nothing had to be inverted.
     """
 
@@ -76,7 +78,7 @@ class Inversion:
     rank: int
     width: int
     residual: float
-    ridge: float = 0.0
+    ridge: float | None = None
     legal: bool = False
 
     def patches(self, coefficients: np.ndarray) -> np.ndarray:
@@ -85,23 +87,28 @@ class Inversion:
         return np.asarray(mixed if self.offset is None else mixed + self.offset)
 
 
-def invert_library(projection: Projection, library: np.ndarray, ridge: float = 0.0) -> Inversion:
+def invert_library(projection: Projection, library: np.ndarray, ridge: float | None = None) -> Inversion:
     """Fold prompt inversion into constants.
 
     Args:
         projection: of the ViT.
         library: T (N, d).
         ridge: share of the largest squared singular value that is added to all of them; trades exactness for smaller
-            pixels where W is ill-conditioned.
+            pixels where W is ill-conditioned. None for the plain pseudo-inverse.
 
     Returns:
-        The inverted library, exact where rank(W) = d and ridge is 0.
+        The inverted library, exact where rank(W) = d and there is no ridge.
     """
+    return _invert(projection, np.linalg.svd(projection.weight, full_matrices=False), library, ridge)
+
+
+def _invert(projection: Projection, factors: Any, library: np.ndarray, ridge: float | None) -> Inversion:
+    """As `invert_library`, with the singular value decomposition of W already made."""
     weight, library = projection.weight, np.asarray(library, np.float64)
-    left, sigma, right = np.linalg.svd(weight, full_matrices=False)
+    left, sigma, right = factors
     rank = _rank(weight, sigma)
     kept = sigma[:rank]
-    gain = kept / (kept**2 + ridge * sigma[0] ** 2)  # 1 / sigma where there is no ridge
+    gain = kept / (kept**2 + (ridge or 0.0) * sigma[0] ** 2)  # 1 / sigma where there is no ridge
     pseudo_inverse = (right[:rank].T * gain) @ left[:, :rank].T  # W+ (3P², d)
     pixels = library @ pseudo_inverse.T
     offset = -(projection.slots + projection.bias) @ pseudo_inverse.T
@@ -146,12 +153,14 @@ def choose_ridge(projection: Projection, library: np.ndarray, coefficients: np.n
         library: T (N, d).
         coefficients: c (M, K, N) on the golden frames.
     """
+    coefficients = coefficients[:RIDGE_FRAMES]
     tokens = coefficients.astype(np.float64) @ np.asarray(library, np.float64)  # (M, K, d)
+    factors = np.linalg.svd(projection.weight, full_matrices=False)
 
     def error(inversion: Inversion) -> float:
         return relative_error(tokens, float32_tokens(projection, inversion.patches(coefficients)))
 
-    return min((invert_library(projection, library, float(ridge)) for ridge in (0.0, *RIDGES)), key=error)
+    return min((_invert(projection, factors, library, float(ridge)) for ridge in (0.0, *RIDGES)), key=error)
 
 
 def float32_tokens(projection: Projection, patches: np.ndarray) -> np.ndarray:
@@ -162,7 +171,7 @@ def float32_tokens(projection: Projection, patches: np.ndarray) -> np.ndarray:
 
 def relative_error(wanted: np.ndarray, got: np.ndarray) -> float:
     """Root of the summed squared differences as a share of that of the wanted values."""
-    return float(np.linalg.norm(got - wanted) / max(np.linalg.norm(wanted), 1e-300))
+    return float(np.linalg.norm(got - wanted) / max(float(np.linalg.norm(wanted)), 1e-300))
 
 
 def _rank(weight: np.ndarray, sigma: np.ndarray) -> int:

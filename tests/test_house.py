@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from pgn_edge.labels import DATASETS
+
 ROOT = Path(__file__).parents[1]
 ROOMS = {"pgn_edge": "pgn_edge", "train": "pgn_edge.train", "export": "pgn_edge.export", "runtime": "pgn_edge.runtime"}
 BIN = Path(sys.executable).parent
@@ -81,10 +83,11 @@ def test_the_wheel_holds_every_module_and_no_other(wheel: Path):
 
 def test_the_wheel_holds_the_data_too(wheel: Path):
     weights = {"pgn_edge/nn/builtin.safetensors", "pgn_edge/nn/builtin.json"}
+    labels = {f"pgn_edge/labels/{name}.txt" for name in DATASETS}
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    assert weights
-    assert names >= weights | {"pgn_edge/py.typed"}
+    assert len(labels) == 12
+    assert names >= weights | labels | {"pgn_edge/py.typed"}
     assert [name for name in names if name.endswith("licenses/LICENSE")]
 
 
@@ -189,7 +192,10 @@ def test_without_torch_the_runtime_imports_and_every_command_has_help():
     child = run(sys.executable, "-c", BLOCKED)
     assert child.returncode == 0, child.stderr
     results = json.loads(child.stdout)
-    assert set(results) >= {"", "export", "export-vit", "compile", "train", "predict", "run", "bench", "demo"}
+    assert set(results) == {
+        *("", "train", "import", "export", "export-vit", "compile"),
+        *("predict", "run", "bench", "inspect", "doctor", "demo"),
+    }
     for name, (status, text) in results.items():
         assert status == 0, (name, text)
         assert text.startswith(f"Usage: cli {name}".rstrip()), name

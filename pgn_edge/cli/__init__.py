@@ -17,6 +17,8 @@ EXTRAS = {
     "train": "train",
     "export": "cpu,export",
     "export-vit": "cpu,export",
+    "import": "export",
+    "inspect": "export",
     "compile": "export,rtx",
 }
 
@@ -63,9 +65,20 @@ def _on_terminate(number: int, frame: FrameType | None) -> None:
 
 
 def _add_commands() -> None:
-    from pgn_edge.cli import bench, compile, demo, export, predict, run, train
+    from pgn_edge.cli import (
+        bench,
+        compile,
+        demo,
+        doctor,
+        export,
+        import_checkpoint,
+        inspect_file,
+        predict,
+        run,
+        train,
+    )
 
-    for module in (demo, train, export, compile, predict, run, bench):
+    for module in (demo, train, import_checkpoint, export, compile, predict, run, bench, inspect_file, doctor):
         for command in module.COMMANDS:
             cli.add_command(command)
 

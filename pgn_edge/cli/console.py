@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from pgn_edge.contract import Precision
 from pgn_edge.progress import Progress
+
+if TYPE_CHECKING:
+    from pgn_edge.contract import Precision
+
+PLAIN_NUMBER = frozenset("0123456789.+-e%")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 weights_option = click.option(
@@ -46,15 +50,15 @@ class PromptCount(click.ParamType):
 
 
 def choose_precision(**asked: bool) -> Precision:
-    """The one precision that was asked for, fp32 if none was.
+    """The one precision whose flag was given, fp32 if none was.
 
     Raises:
         click.UsageError: two of them were.
     """
-    names: list[Precision] = [name for name in get_args(Precision) if asked.get(name)]
+    names = [name for name, wanted in asked.items() if wanted]
     if len(names) > 1:
         raise click.UsageError(f"--{names[0]} and --{names[1]} exclude each other")
-    return names[0] if names else "fp32"
+    return cast("Precision", names[0]) if names else "fp32"
 
 
 def print_json(document: Any) -> None:
@@ -63,17 +67,30 @@ def print_json(document: Any) -> None:
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout; the first column is text, the others are numbers."""
+    """A table on stdout whose long words are folded and never cut; columns of numbers stand to the right.
+
+    Args:
+        title: above it.
+        header: names of the columns; empty for none.
+        rows: cells, of which any may come from a file.
+    """
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
-    for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right")
+    table = Table(title=escape(printable(title)), title_justify="left", show_header=bool(header))
+    for index in range(len(rows[0])):
+        numbers = all(PLAIN_NUMBER.issuperset(row[index]) for row in rows)
+        name = escape(printable(header[index])) if header else ""
+        table.add_column(name, justify="right" if numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(escape(cell) for cell in row))  # a label may hold brackets
+        table.add_row(*(escape(printable(cell)) for cell in row))  # a label may hold brackets
     Console().print(table)
+
+
+def printable(text: str) -> str:
+    """`text` without line breaks and terminal escapes: it comes from files and drivers that nobody vouches for."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 @contextmanager

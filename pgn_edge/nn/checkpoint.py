@@ -121,10 +121,13 @@ def _check_parts(checkpoint: Checkpoint, source: str) -> None:
     """Refuse parts that do not fit each other."""
     geometry, images = checkpoint.geometry, checkpoint.golden_images
     shape = (max(len(images), 1) if images.ndim else 1, *geometry.content_hw, 3)
+    config = checkpoint.pgn.config
+    pixels = 3 * geometry.patch**2 if config.space == "pixel" else config.width
     pairs = {
+        "library entries of width": (pixels, config.width),
         "golden images": (f"uint8 {shape}", f"{images.dtype} {images.shape}"),
         "image size": (geometry.content_hw, checkpoint.preprocess.size_hw),
-        "prompts": (geometry.prompts, checkpoint.pgn.config.prompts),
+        "prompts": (geometry.prompts, config.prompts),
         "provenance": (dict, type(checkpoint.provenance)),
     }
     for what, (expected, got) in pairs.items():

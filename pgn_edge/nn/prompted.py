@@ -1,4 +1,4 @@
-"""A PGN and its frozen ViT together, prompts given as tokens: as training sees them, and what every engine must match."""
+"""A PGN and its frozen ViT together, prompts given as tokens: as in training, and as every engine must match."""
 
 from __future__ import annotations
 

@@ -54,6 +54,41 @@ def test_export_vit_json_is_one_document(call, use_tiny_backbone, tmp_path: Path
     assert all(rung["passed"] for rung in document["parity"])
 
 
+def test_what_stays_float32_is_told_with_the_reason(call, use_tiny_backbone, tmp_path: Path):
+    done = call("export-vit", "builtin", "--fp16", "-o", tmp_path / "vit.onnx")
+    assert done.exit_code == 0, done.output
+    for words in ("Kept in float32", "vit/Add", "position table", "16 prompts"):
+        assert words in done.stdout
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_export_vit_in_other_precisions(call, use_tiny_backbone, tmp_path: Path, precision: str):
+    done = call("export-vit", "builtin", f"--{precision}", "-o", tmp_path / "vit.onnx", "--json")
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["facts"]["precision"] == precision
+    assert [rung["rung"] for rung in document["parity"]] == ["onnxruntime fp32", f"onnxruntime {precision}"]
+    assert all(rung["passed"] for rung in document["parity"])
+
+
+def test_auto_prompts_and_a_fixed_batch(call, use_tiny_backbone, tmp_path: Path):
+    options = ("--prompts", "auto", "--batch", 2, "-o", tmp_path / "vit.onnx", "--json")
+    done = call("export-vit", "builtin", *options)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["facts"]["geometry"]["prompts"] == 16
+    shape = onnx.load(tmp_path / "vit.onnx").graph.input[0].type.tensor_type.shape
+    assert [dim.dim_value for dim in shape.dim] == [2, 3, 80, 64]
+
+
+def test_export_with_every_option(call, tiny_checkpoint: Path, use_tiny_backbone, tmp_path: Path):
+    done = call("export", tiny_checkpoint, "--bf16", "--simplify", "--ridge", "-o", tmp_path / "task.pgn", "--json")
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["precision"] == read_bundle(tmp_path / "task.pgn").facts.precision == "bf16"
+    assert document["certificate"]["ridge"] is not None
+    assert [rung["passed"] for rung in document["parity"]] == [True, True, True]
+
+
 # Refusals.
 
 
@@ -128,7 +163,7 @@ def test_an_engine_that_cannot_be_written(refusal, use_tiny_backbone, tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        pytest.param(("resnet50",), "builtin or open_clip", id="unknown backbone"),
+        pytest.param(("resnet50",), "expected builtin, open_clip", id="unknown backbone"),
         pytest.param(("builtin:large",), "leave it out", id="a tag for builtin"),
         pytest.param(("builtin", "--weights", "x.pt"), "leave it out", id="weights for builtin"),
         pytest.param(("builtin", "--layout", "inset", "--prompts", "64"), "at most 56", id="no room for the image"),
@@ -141,8 +176,15 @@ def test_export_vit_refuses(refusal, tmp_path: Path, arguments: tuple[str, ...],
 
 @pytest.mark.parametrize(
     "arguments",
-    [("export",), ("export", "a.pt", "b.pt"), ("export-vit", "builtin", "--prompts", "-1")],
-    ids=["no checkpoint", "two checkpoints", "negative prompts"],
+    [
+        pytest.param(("export",), id="no checkpoint"),
+        pytest.param(("export", "a.pt", "b.pt"), id="two checkpoints"),
+        pytest.param(("export", "a.pt", "--fp16", "--bf16"), id="two precisions"),
+        pytest.param(("export-vit", "builtin", "--fp16", "--int8"), id="two precisions of a ViT"),
+        pytest.param(("export-vit", "builtin", "--prompts", "-1"), id="negative prompts"),
+        pytest.param(("export-vit", "builtin", "--prompts", "many"), id="prompts in words"),
+        pytest.param(("export-vit", "builtin", "--batch", "0"), id="a batch of none"),
+    ],
 )
 def test_wrong_usage_is_status_2(call, arguments: tuple[str, ...]):
     done = call(*arguments)

@@ -76,7 +76,10 @@ def test_a_source_that_does_not_decode(tiny_pair, tmp_path: Path, name: str, dat
 def test_no_command_shows_the_commands(call):
     done = call()
     assert done.exit_code == 2
-    for name in ("demo", "train", "export", "export-vit", "compile", "predict", "run", "bench"):
+    for name in (
+        *("demo", "train", "import", "export", "export-vit", "compile"),
+        *("predict", "run", "bench", "inspect", "doctor"),
+    ):
         assert name in done.stderr
 
 

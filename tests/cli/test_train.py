@@ -42,6 +42,19 @@ def test_train_json_is_one_document(call, class_folder: Path, use_tiny_backbone,
     assert (schedule["optimizer"], schedule["augment"], schedule["epochs"]) == ("sgd", False, 2)
 
 
+@pytest.mark.parametrize("layout", ["append", "inset"])
+def test_a_pixel_library_trains_and_exports(call, class_folder: Path, use_tiny_backbone, tmp_path: Path, layout: str):
+    options = ("--library-space", "pixel", "--prompts", "auto", "--layout", layout, "-o", tmp_path / "ckpt.pt")
+    done = call("train", "--data", class_folder, *QUICK, *options)
+    assert done.exit_code == 0, done.output
+    config = load_checkpoint(tmp_path / "ckpt.pt").pgn.config
+    assert (config.space, config.width, config.prompts) == ("pixel", 192, 16)
+    done = call("export", tmp_path / "ckpt.pt", "--fp16", "--json")
+    assert done.exit_code == 0, done.output
+    certificate = json.loads(done.stdout)["certificate"]
+    assert (certificate["library_space"], certificate["proven_legal"]) == ("pixel", True)
+
+
 def test_resume_after_the_end_trains_nothing_and_answers_the_same(
     call, class_folder: Path, use_tiny_backbone, tmp_path: Path
 ):
@@ -74,7 +87,7 @@ def test_an_image_that_does_not_decode(refusal, tmp_path: Path):
     ("options", "says"),
     [
         pytest.param(("--data", "nowhere"), "digits or a folder of classes", id="no such data"),
-        pytest.param(("--backbone", "resnet"), "builtin or open_clip", id="no such backbone"),
+        pytest.param(("--backbone", "resnet"), "expected builtin, open_clip", id="no such backbone"),
         pytest.param(("--weights", "weights.pt"), "leave it out", id="weights for builtin"),
         pytest.param(("--resolution", "24"), "divisor of the image width", id="resolution"),
         pytest.param(("--generator", "constant", "--library", "3"), "leave --library out", id="library of constants"),

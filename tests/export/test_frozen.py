@@ -168,7 +168,7 @@ def test_a_wrong_engine_is_refused_and_nothing_written(
     use_tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     _Spoilt(monkeypatch)
-    with pytest.raises(ParityError, match="'onnxruntime fp16'.*--allow-drift"):
+    with pytest.raises(ParityError, match=r"'onnxruntime fp16'.*--allow-drift"):
         export_vit("builtin", tmp_path / "vit.onnx", VitOptions(precision="fp16"))
     assert not list(tmp_path.iterdir())
 

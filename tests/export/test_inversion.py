@@ -248,6 +248,7 @@ def token_error(case: Case, inversion: Inversion) -> float:
 def test_ridge_beats_the_pseudo_inverse_where_float32_drowns(condition: float):
     case = make(width=48, condition=condition)
     chosen = choose_ridge(case.projection, case.library, case.mixtures[None])
+    assert chosen.ridge is not None
     assert 0 < chosen.ridge < 1
     assert np.abs(chosen.pixels).max() < np.abs(case.inverted.pixels).max()
     assert token_error(case, chosen) < token_error(case, case.inverted)

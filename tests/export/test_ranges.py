@@ -13,6 +13,7 @@ from pgn_edge.export.precision import to_half
 from pgn_edge.export.ranges import HEADROOM, keep_by_range, measure
 
 FP16_MAX = 65504.0
+ALL = ("one", "relu", "two")
 
 
 def chain(first: float, second: float) -> onnx.ModelProto:
@@ -47,12 +48,12 @@ def test_ranges_are_those_of_numpy():
     ("first", "second", "kept"),
     [
         pytest.param(3, 5, {}, id="nothing to fear"),
-        pytest.param(9e3, 1e-3, {"one": "range", "relu": "range", "two": "range"}, id="large in the middle, within headroom"),
-        pytest.param(5e4, 1e-4, {"one": "range", "relu": "range", "two": "range"}, id="overflow in the middle"),
-        pytest.param(1e-5, 1.0, {"one": "underflow", "relu": "underflow", "two": "underflow"}, id="digits lost at zero"),
+        pytest.param(9e3, 1e-3, dict.fromkeys(ALL, "range"), id="large in the middle, within headroom"),
+        pytest.param(5e4, 1e-4, dict.fromkeys(ALL, "range"), id="overflow in the middle"),
+        pytest.param(1e-5, 1.0, dict.fromkeys(ALL, "underflow"), id="digits lost at zero"),
         pytest.param(1.0, 3e4, {"two": "range"}, id="large at the end only"),
     ],
-)  # fmt: skip
+)
 def test_nodes_around_a_spoilt_tensor_are_kept(first: float, second: float, kept: dict[str, str]):
     assert {node.node: node.reason for node in keep_by_range(chain(first, second), BATCH)} == kept
 
@@ -69,11 +70,7 @@ def test_all_zero_is_no_fault():
 
 
 def test_not_a_number_is_kept():
-    assert {node.node for node in keep_by_range(chain(1.0, 1.0), np.full((2, 4), np.nan, np.float32))} == {
-        "one",
-        "relu",
-        "two",
-    }
+    assert {node.node for node in keep_by_range(chain(1.0, 1.0), np.full((2, 4), np.nan, np.float32))} == set(ALL)
 
 
 @pytest.mark.parametrize(("first", "second"), [(5e4, 1e-4), (1e-7, 1e4)], ids=["overflow", "underflow"])

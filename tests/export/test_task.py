@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 from pathlib import Path
@@ -9,19 +10,24 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxsim
 import pytest
 import torch
 from onnx import numpy_helper
 
 import pgn_edge.export.pgn_graph as graph_module
 import pgn_edge.export.task as task_module
+import pgn_edge.nn.backbones
 from pgn_edge.bundle import read_bundle
 from pgn_edge.contract import EngineFacts
-from pgn_edge.errors import CheckpointError, OutputError, ParityError
+from pgn_edge.errors import CheckpointError, ExportError, InversionError, OutputError, ParityError
+from pgn_edge.export.parity import run_onnx
 from pgn_edge.export.precision import to_half
 from pgn_edge.export.task import DISTANCE_FRAMES, GOLDEN_FRAMES, ExportOptions, export_task
+from pgn_edge.nn.builtin import PREPROCESS, CharacterNet
 from pgn_edge.nn.checkpoint import load_checkpoint, save_checkpoint
-from pgn_edge.nn.vit import Backbone
+from pgn_edge.nn.pgn import PGN, PgnConfig
+from pgn_edge.nn.vit import Backbone, FrozenViT, VitSpec, ZeroShot
 
 RUNGS = ["torch canvas", "onnxruntime fp32", "onnxruntime fp16"]
 
@@ -84,9 +90,9 @@ class Saboteur:
 
     def spoil(self, rung: str) -> None:
         """Damage the step before `rung`."""
-        self.patch.setattr(graph_module, "to_onnx", lambda *arguments: self._copy(rung == "onnxruntime fp32"))
+        self.patch.setattr(graph_module, "to_onnx", lambda *arguments: self.copy(rung == "onnxruntime fp32"))
         if rung == "onnxruntime fp16":
-            self.patch.setattr(graph_module, "to_half", lambda graph, *rest: to_half(self._copy(damaged=True), *rest))
+            self.patch.setattr(graph_module, "to_half", lambda graph, *rest: to_half(self.copy(damaged=True), *rest))
         if rung == "torch canvas":
             deployed = task_module.DeployedPGN
 
@@ -97,7 +103,8 @@ class Saboteur:
 
             self.patch.setattr(task_module, "DeployedPGN", off_by_one_token)
 
-    def _copy(self, damaged: bool) -> onnx.ModelProto:
+    def copy(self, damaged: bool) -> onnx.ModelProto:
+        """The good graph, or one whose pixels are far off."""
         model = onnx.ModelProto()
         model.CopyFrom(self.good)
         if damaged:
@@ -173,3 +180,116 @@ def test_an_output_that_cannot_be_written(saboteur: Saboteur, tiny_checkpoint: P
     saboteur.spoil("nothing")
     with pytest.raises(OutputError):
         export_task(tiny_checkpoint, tmp_path / "missing" / "task.pgn")
+
+
+# The ways out for projections that cannot be inverted.
+
+
+def with_projection(backbone: Backbone, condition: float) -> Backbone:
+    """The same ViT with a patch projection of that condition."""
+    changed = copy.deepcopy(backbone)
+    weight = changed.vit.patch_embed.weight
+    left, sigma, right = np.linalg.svd(weight.double().flatten(1).numpy(), full_matrices=False)
+    spread = np.geomspace(1, 1 / condition, len(sigma)) * sigma[0]
+    weight.copy_(torch.from_numpy((left * spread) @ right).view_as(weight))
+    return changed
+
+
+@pytest.fixture
+def ill(tiny_backbone: Backbone, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint for a ViT whose projection is just too ill-conditioned, which `builtin` means for this test."""
+    backbone = with_projection(tiny_backbone, 2e4)
+    monkeypatch.setattr(pgn_edge.nn.backbones, "_load_builtin", lambda rest, weights: backbone)
+    return change(tmp_path, tiny_checkpoint, fingerprint=backbone.vit.fingerprint())
+
+
+def test_an_ill_conditioned_projection_is_refused(ill: Path, tmp_path: Path):
+    with pytest.raises(InversionError, match=r"condition at most 10000, got 2e\+04; export with --ridge"):
+        export_task(ill, tmp_path / "task.pgn")
+    assert not (tmp_path / "task.pgn").exists()
+
+
+def test_ridge_gets_it_through_the_ladder_and_is_recorded(ill: Path, tmp_path: Path):
+    report = export_task(ill, tmp_path / "task.pgn", ExportOptions(ridge=True))
+    assert all(rung.passed for rung in report.parity)
+    certificate = read_bundle(tmp_path / "task.pgn").certificate
+    assert certificate["condition"] == pytest.approx(2e4, rel=1e-2)
+    assert certificate["ridge"] == report.certificate.ridge
+    assert 0 <= certificate["ridge"] < 1e-6
+
+
+def test_ridge_does_not_overrule_the_ladder(
+    tiny_backbone: Backbone, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    backbone = with_projection(tiny_backbone, 1e12)
+    monkeypatch.setattr(pgn_edge.nn.backbones, "_load_builtin", lambda rest, weights: backbone)
+    path = change(tmp_path, tiny_checkpoint, fingerprint=backbone.vit.fingerprint())
+    with pytest.raises(ParityError, match="'torch canvas'"):
+        export_task(path, tmp_path / "task.pgn", ExportOptions(ridge=True))
+    assert not (tmp_path / "task.pgn").exists()
+
+
+def wide_vit() -> FrozenViT:
+    """Tokens of 128 entries from patches of 4 x 4 x 3 = 48 pixels: L/14 in small, without an inverse."""
+    torch.manual_seed(0)
+    net = CharacterNet()
+    net.body.blocks = net.body.blocks[:1]
+    spec = VitSpec("builtin", (32, 32), 4, dataclasses.replace(PREPROCESS, size_hw=(32, 32)))
+    projection = torch.nn.Conv2d(3, 128, 4, stride=4)
+    return FrozenViT(spec, projection, net.prefix, 0.02 * torch.randn(64, 128), net.body, net.body.pre_norm)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("layout", ["append", "inset"])
+def test_tokens_wider_than_patches_need_the_pixel_space(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str, precision: str
+):
+    vit = wide_vit()
+    backbone = Backbone(vit, ZeroShot())
+    monkeypatch.setattr(pgn_edge.nn.backbones, "_load_builtin", lambda rest, weights: backbone)
+    geometry = vit.geometry(8, layout)
+    preprocess = vit.spec.preprocess.with_size(geometry.content_hw)
+    images = np.random.default_rng(0).integers(0, 256, (20, *geometry.content_hw, 3), np.uint8)
+
+    def save(space: str, width: int) -> Path:
+        pgn = PGN(PgnConfig("resnet10", 8, 16, width, 32, space), 1.0, preprocess).eval()
+        fields = {"geometry": geometry, "preprocess": preprocess, "pgn": pgn, "golden_images": images}
+        return change(tmp_path, tiny_checkpoint, fingerprint=vit.fingerprint(), **fields)
+
+    options = ExportOptions(precision=precision)
+    with pytest.raises(InversionError, match=r"rank 128.*got rank 48.*--library-space pixel"):
+        export_task(save("token", 128), tmp_path / "task.pgn", options)
+    report = export_task(save("pixel", 48), tmp_path / "task.pgn", options)
+    assert all(rung.passed for rung in report.parity)
+    assert (report.certificate.library_space, report.certificate.proven_legal) == ("pixel", True)
+    assert np.abs(read_bundle(tmp_path / "task.pgn").golden.prompt_rows).max() <= 1 + 1e-6  # mean and std of 0.5
+
+
+# onnxsim.
+
+
+def test_simplify_changes_no_output(tiny_pair, tiny_checkpoint: Path, use_tiny_backbone: Backbone, tmp_path: Path):
+    export_task(tiny_checkpoint, tmp_path / "task.pgn", ExportOptions(simplify=True))
+    images = read_bundle(tiny_pair.task).golden.images
+    before, after = (
+        run_onnx(onnx.load_model_from_string(read_bundle(path).pgn_onnx), images)
+        for path in (tiny_pair.task, tmp_path / "task.pgn")
+    )
+    np.testing.assert_array_equal(before, after)
+
+
+def test_a_simplifier_that_changes_an_output_is_refused(
+    saboteur: Saboteur, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    saboteur.spoil("nothing")
+    monkeypatch.setattr(onnxsim, "simplify", lambda model: (saboteur.copy(damaged=True), True))
+    with pytest.raises(ExportError, match="without --simplify"):
+        export_task(tiny_checkpoint, tmp_path / "task.pgn", ExportOptions(simplify=True))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pgn_has_no_int8_form(saboteur: Saboteur, tiny_checkpoint: Path, tmp_path: Path):
+    saboteur.spoil("nothing")
+    with pytest.raises(ExportError, match="export-vit --int8"):
+        export_task(tiny_checkpoint, tmp_path / "task.pgn", ExportOptions(precision="int8"))
+    assert not list(tmp_path.iterdir())

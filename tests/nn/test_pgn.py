@@ -11,6 +11,8 @@ import torch
 from pgn_edge.errors import CheckpointError, GeometryError
 from pgn_edge.nn.generator import ResNet10
 from pgn_edge.nn.pgn import PGN, PgnConfig
+from pgn_edge.nn.prompted import embed
+from pgn_edge.preprocess import Preprocess
 
 
 def make(generator: str = "resnet10", prompts: int = 4, library: int = 6, width: int = 8, resolution: int = 16) -> PGN:
@@ -128,3 +130,63 @@ def test_a_configuration_survives_json():
 def test_json_that_makes_no_sense(data: Any):
     with pytest.raises(CheckpointError):
         PgnConfig.from_json(data)
+
+
+# The pixel space.
+
+PREPROCESS = Preprocess((64, 64), mean=(0.5, 0.4, 0.3), std=(0.25, 0.5, 0.2))
+
+
+def pixel_pgn(width: int = 192, preprocess: Preprocess = PREPROCESS) -> PGN:
+    torch.manual_seed(0)
+    return PGN(PgnConfig("resnet10", 16, 6, width, 16, "pixel"), 1.0, preprocess).eval()
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e3], ids=["grey", "as initialised", "saturated"])
+def test_pixel_entries_are_legal_rgb_whatever_is_learned(scale: float):
+    pgn = pixel_pgn()
+    with torch.no_grad():
+        pgn.library.mul_(scale)
+        pixels = pgn.entries().view(6, 3, 64)
+    mean, std = (torch.tensor(values)[:, None] for values in (PREPROCESS.mean, PREPROCESS.std))
+    back = 255 * (pixels * std + mean)
+    assert back.min() >= -1e-3
+    assert back.max() <= 255 + 1e-3
+    if scale == 0:
+        torch.testing.assert_close(back, torch.full_like(back, 127.5))
+    if scale == 1e3:
+        assert ((back < 1) | (back > 254)).float().mean() > 0.95, "the whole range can be reached"
+
+
+def test_pixel_prompts_are_what_the_vit_makes_of_the_pixels(tiny_backbone):
+    vit = tiny_backbone.vit
+    pgn = pixel_pgn(preprocess=vit.spec.preprocess)
+    image = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for layout in ("append", "inset"):
+        geometry = vit.geometry(16, layout)
+        content = image[:, :, : geometry.content_hw[0]]
+        with torch.no_grad():
+            patches = (pgn.coefficients(content) @ pgn.entries()).view(2, 16, 3, 8, 8)
+            tokens = torch.stack([vit.patch_embed(patch).flatten(1) for patch in patches.unbind(1)], dim=1)
+            expected = vit(content, tokens + vit.slot_position(geometry))
+            torch.testing.assert_close(embed(vit, pgn, geometry, content), expected, rtol=0, atol=1e-5)
+
+
+def test_the_pixel_range_is_part_of_the_state():
+    state = pixel_pgn().state_dict()
+    with torch.device("meta"):
+        again = PGN(PgnConfig("resnet10", 16, 6, 192, 16, "pixel"))
+    again.load_state_dict(state, assign=True)
+    assert torch.equal(again.entries(), pixel_pgn().entries())
+
+
+def test_a_configuration_without_a_space_is_a_token_library():
+    config = PgnConfig("resnet10", 4, 6, 8, 16)
+    older = {key: value for key, value in asdict(config).items() if key != "space"}
+    assert PgnConfig.from_json(older) == config
+
+
+@pytest.mark.parametrize("space", ["colour", "", None, 3])
+def test_an_unknown_space(space: Any):
+    with pytest.raises(CheckpointError, match="library space: expected token or pixel"):
+        PgnConfig("resnet10", 4, 6, 8, 16, space)

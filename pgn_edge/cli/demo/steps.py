@@ -17,7 +17,7 @@ from pgn_edge.cli.demo.report import Sample, canvas_strip, demo_html
 from pgn_edge.errors import OutputError
 from pgn_edge.export.compile import compile_plan
 from pgn_edge.export.frozen import VitOptions, export_vit
-from pgn_edge.export.task import ExportReport, export_task
+from pgn_edge.export.task import ExportOptions, ExportReport, export_task
 from pgn_edge.files import atomic_write, write_bytes, write_text
 from pgn_edge.heads import Head
 from pgn_edge.progress import Progress

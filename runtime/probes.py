@@ -1,0 +1,218 @@
+"""What a machine tells of itself: hardware, drivers, and whether libraries import.
+
+Nothing here raises because something is absent or garbage, and nothing waits for ever. Libraries are imported in a
+child process: a broken GPU library may print, hang, or take its process down.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pgn_edge.runtime.environment import describe_environment
+
+State = Literal["ok", "missing", "fault"]
+
+TIMEOUT_S = 20.0  # a library on a cold disk of a small board
+MOST_SAID = 200  # characters of somebody else's error
+# The kernel's names of what fast int8, fp16 and bf16 kernels are made of; x86 first, then ARM.
+INSTRUCTION_SETS = (
+    *("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"),
+    *("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve"),
+)
+GPU_QUERY = ("--query-gpu=name,driver_version,memory.total,compute_cap", "--format=csv,noheader")
+
+# The child sees what this process would import, and leaves before a library's own goodbye can crash it.
+CHILD = """
+import ctypes, json, os, sys
+sys.path[:] = json.loads(sys.argv[1])
+
+def cuda(libraries, function):
+    for name in libraries:
+        try:
+            version = ctypes.c_int()
+            if getattr(ctypes.CDLL(name), function)(ctypes.byref(version)) == 0:
+                return f"{version.value // 1000}.{version.value % 1000 // 10}"
+        except (OSError, AttributeError):
+            pass
+
+def tensorrt():
+    runtimes = [f"libcudart.so{suffix}" for suffix in ("", ".13", ".12", ".11.0")]
+    return {
+        "cuda_runtime": cuda(runtimes, "cudaRuntimeGetVersion"),
+        "cuda_driver": cuda(["libcuda.so.1"], "cuDriverGetVersion"),
+    }
+
+name = sys.argv[2]
+module = __import__(name)
+tell = {
+    "onnxruntime": lambda: {"providers": [str(provider) for provider in module.get_available_providers()]},
+    "cv2": lambda: {"build": str(module.getBuildInformation())},
+}.get(name, tensorrt)
+print("\\n" + json.dumps({"version": str(module.__version__), **tell()}), flush=True)
+os._exit(0)
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked for.
+
+    Args:
+        name: of it.
+        state: `missing` is optional and absent; `fault` keeps something from working that is there or must be.
+        value: what was found.
+        do: what the user can do, where there is something.
+        blocks: jobs that cannot be done as it is.
+    """
+
+    name: str
+    state: State
+    value: str
+    do: str = ""
+    blocks: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {**asdict(self), "blocks": list(self.blocks)}
+
+
+def machine(root: Path = Path("/")) -> list[Finding]:
+    """Python, processor, memory and free disk.
+
+    Args:
+        root: folder that /proc is looked up in.
+    """
+    about = describe_environment()
+    memory = _memory_kb(root)
+    amounts = (memory.get(key) for key in ("MemTotal", "MemAvailable"))
+    total, free = (f"{amount / 1e6:.1f} GB" if amount is not None else "unknown" for amount in amounts)
+    return [
+        Finding("pgn-edge", "ok", about["pgn_edge"]),
+        Finding("Python", "ok", f"{about['python']}, {sys.executable}"),
+        Finding("system", "ok", about["os"]),
+        Finding("CPU", "ok", about["cpu"]),
+        Finding("cores", "ok", f"{about['cores']}, of which {about['usable_cores']} usable"),
+        Finding("instruction sets", "ok", _instruction_sets(root)),
+        Finding("memory", "ok", f"{total}, of which {free} free"),
+        _disk("disk of this folder", os.getcwd, "go to a folder that exists"),
+        _disk("disk for temporary files", tempfile.gettempdir, "point TMPDIR at a folder that can be written"),
+    ]
+
+
+def _instruction_sets(root: Path) -> str:
+    lines = _lines(root / "proc/cpuinfo")
+    flags = {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()}
+    return ", ".join(name for name in INSTRUCTION_SETS if name in flags) or "none known to this system"
+
+
+def _memory_kb(root: Path) -> dict[str, float]:
+    pairs = (line.split() for line in _lines(root / "proc/meminfo"))
+    return {pair[0].rstrip(":"): float(pair[1]) * 1.024 for pair in pairs if len(pair) > 1 and pair[1].isdecimal()}
+
+
+def _disk(name: str, folder: Callable[[], str], do: str) -> Finding:
+    try:
+        place = folder()
+        return Finding(name, "ok", f"{shutil.disk_usage(place).free / 1e9:.1f} GB free, {place}")
+    except OSError as exc:
+        return Finding(name, "fault", exc.strerror or str(exc), do)
+
+
+def nvidia_gpus(command: str = "nvidia-smi") -> list[Finding]:
+    """GPUs that the NVIDIA driver sees.
+
+    Args:
+        command: name or path of nvidia-smi.
+    """
+    if shutil.which(command) is None:
+        return [Finding("NVIDIA GPU", "missing", "none found")]
+    output, reason = _output([command, *GPU_QUERY])
+    rows = [[cell.strip() for cell in line.split(",")] for line in output.splitlines() if line.strip()]
+    if reason or not rows or any(len(row) != 4 for row in rows):
+        said = reason or " ".join(output.split())[:MOST_SAID] or "no answer"
+        return [Finding("NVIDIA GPU", "fault", said, f"make {command} work: load or install the NVIDIA driver")]
+    return [
+        Finding(f"NVIDIA GPU {index}", "ok", f"{name}, driver {driver}, {memory}, compute capability {capability}")
+        for index, (name, driver, memory, capability) in enumerate(rows)
+    ]
+
+
+def jetson(root: Path = Path("/")) -> list[Finding]:
+    """Board, JetPack, L4T and power mode of a Jetson; nothing on other machines.
+
+    Args:
+        root: folder that /etc and /proc are looked up in.
+    """
+    release = _lines(root / "etc/nv_tegra_release")
+    if not release:
+        return []
+    board = " ".join(_lines(root / "proc/device-tree/model")) or "unknown"
+    jetpack, _ = _output(["dpkg-query", "--showformat=${Version}", "--show", "nvidia-jetpack"])
+    found = [
+        Finding("board", "ok", board),
+        Finding("L4T", "ok", release[0].lstrip("# ")),
+        Finding("JetPack", "ok" if jetpack else "missing", jetpack or "package nvidia-jetpack is not installed"),
+    ]
+    mode, _ = _output(["nvpmodel", "-q"])
+    return [*found, Finding("power mode", "ok", " ".join(mode.split()))] if mode else found
+
+
+def ask_module(name: str) -> tuple[dict[str, Any], str]:
+    """Import a library in a child process.
+
+    Args:
+        name: of the module; `onnxruntime`, `cv2`, `tensorrt` and `tensorrt_rtx` tell of themselves.
+
+    Returns:
+        What it tells, empty if it failed; and the reason for that.
+    """
+    path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
+    output, reason = _output([sys.executable, "-c", CHILD, path, name])
+    try:
+        told = json.loads(output.splitlines()[-1]) if output else {}
+    except ValueError:
+        told = {}
+    return (told, "") if isinstance(told, dict) and told else ({}, reason or "it told nothing")
+
+
+def _output(command: list[str]) -> tuple[str, str]:
+    """What a command wrote to stdout, empty if it failed; and the last line of why it failed."""
+    try:
+        process = subprocess.Popen(  # noqa: S603  # names from this file, and no shell
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+    except OSError as exc:
+        return "", exc.strerror or str(exc)
+    try:
+        output, errors = process.communicate(timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # what it started holds the pipes as well
+        process.communicate()
+        return "", f"no answer within {TIMEOUT_S:g} s"
+    if process.returncode < 0:
+        return "", f"it crashed with {signal.Signals(-process.returncode).name}"
+    if process.returncode > 0:
+        said = (errors.strip() or output.strip()).decode(errors="replace").splitlines()
+        return "", said[-1][:MOST_SAID] if said else f"exit status {process.returncode}"
+    return output.decode(errors="replace").strip(), ""
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(errors="replace").strip("\0\n ").splitlines()
+    except OSError:
+        return []
