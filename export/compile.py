@@ -47,7 +47,7 @@ def compile_plan(
         output: the plan; `output.json` is its sidecar.
         backend: `tensorrt-rtx`.
         targets: for example `("sm_86", "sm_120")`; empty for the backend's default set.
-        max_batch: largest batch that the plan accepts.
+        max_batch: largest batch that the plan accepts, where the graph's own is free.
 
     Raises:
         EngineError: the source is no export of ours, or the backend refused it.
@@ -61,7 +61,12 @@ def compile_plan(
     if max_batch < 1:
         raise EngineError("batch", expected="1 or more", got=str(max_batch), do="choose another --max-batch")
     data, facts = _read(source)
-    batch = (1, 1, max_batch)
+    if facts.precision == "int8":
+        raise EngineError(
+            str(source), expected="fp32, fp16 or bf16", got="int8, which is for CPUs", do="export it without --int8"
+        )
+    fixed = _fixed_batch(data)
+    batch = (1, 1, max_batch) if fixed is None else (fixed, fixed, fixed)
     plan, version = builders[backend](data, facts, targets, batch)
     sidecar = Sidecar(
         plan_sha256=hashlib.sha256(plan).hexdigest(),
@@ -97,6 +102,11 @@ def _read(source: str | Path) -> tuple[bytes, EngineFacts]:
             str(path), expected="an ONNX file", got=f"{exc}".split("\n")[0], do="export it again"
         ) from exc
     return data, EngineFacts.from_metadata(metadata, str(path))
+
+
+def _fixed_batch(data: bytes) -> int | None:
+    batch = onnx.load_model_from_string(data).graph.input[0].type.tensor_type.shape.dim[0]
+    return batch.dim_value if batch.HasField("dim_value") else None
 
 
 def _build_rtx(

@@ -99,7 +99,7 @@ def invert_library(projection: Projection, library: np.ndarray, ridge: float | N
     Returns:
         The inverted library, exact where rank(W) = d and there is no ridge.
     """
-    return _invert(projection, np.linalg.svd(projection.weight, full_matrices=False), library, ridge)
+    return _invert(projection, singular_factors(projection.weight), library, ridge)
 
 
 def _invert(projection: Projection, factors: Any, library: np.ndarray, ridge: float | None) -> Inversion:
@@ -130,7 +130,7 @@ def _invert(projection: Projection, factors: Any, library: np.ndarray, ridge: fl
 def adopt_pixels(projection: Projection, pixels: np.ndarray) -> Inversion:
     """A library that was learned as pixels L (N, 3P²): its tokens are what W makes of them, so nothing is inverted."""
     weight = projection.weight
-    sigma = np.linalg.svd(weight, compute_uv=False)
+    sigma = singular_factors(weight)[1]
     return Inversion(
         pixels=np.asarray(pixels, np.float64),
         offset=None,
@@ -155,7 +155,7 @@ def choose_ridge(projection: Projection, library: np.ndarray, coefficients: np.n
     """
     coefficients = coefficients[:RIDGE_FRAMES]
     tokens = coefficients.astype(np.float64) @ np.asarray(library, np.float64)  # (M, K, d)
-    factors = np.linalg.svd(projection.weight, full_matrices=False)
+    factors = singular_factors(projection.weight)
 
     def error(inversion: Inversion) -> float:
         return relative_error(tokens, float32_tokens(projection, inversion.patches(coefficients)))
@@ -172,6 +172,23 @@ def float32_tokens(projection: Projection, patches: np.ndarray) -> np.ndarray:
 def relative_error(wanted: np.ndarray, got: np.ndarray) -> float:
     """Root of the summed squared differences as a share of that of the wanted values."""
     return float(np.linalg.norm(got - wanted) / max(float(np.linalg.norm(wanted)), 1e-300))
+
+
+def singular_factors(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Thin singular value decomposition, after a QR that makes the matrix square: as stable, and several times faster.
+
+    Args:
+        weight: (m, n).
+
+    Returns:
+        U (m, k), singular values (k,) descending, V transposed (k, n), with k = min(m, n).
+    """
+    if len(weight) > weight.shape[1]:
+        left, sigma, right = singular_factors(weight.T)
+        return right.T, sigma, left.T
+    basis, triangle = np.linalg.qr(weight.T)  # (3P², d), (d, d)
+    right, sigma, left = np.linalg.svd(triangle, full_matrices=False)
+    return left.T, sigma, (basis @ right).T
 
 
 def _rank(weight: np.ndarray, sigma: np.ndarray) -> int:

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from pgn_edge.contract import Precision
-from pgn_edge.export.inversion import Projection, relative_error
+from pgn_edge.export.inversion import Projection, relative_error, singular_factors
 from pgn_edge.export.precision import TYPES
 
 UNIT: dict[Precision, float] = {"fp16": 2.0**-11, "bf16": 2.0**-9}  # unit roundoff
@@ -58,7 +58,7 @@ def projection_error(weight: np.ndarray, precision: Precision) -> float:
         weight: W (d, 3P²) float64.
         precision: of canvas and projection.
     """
-    left, sigma, right = np.linalg.svd(weight, full_matrices=False)
+    left, sigma, right = singular_factors(weight)
     reached = int((sigma > sigma[0] * 1e-12).sum())
     draws = np.random.default_rng(0).standard_normal((64, reached))
     weak = np.where(np.arange(reached) >= reached - max(reached // 10, 1), draws, 0)

@@ -103,7 +103,7 @@ def export_task(
         facts=export.graph.facts,
         pgn_onnx=pgn_onnx,
         head=checkpoint.head,
-        golden=_golden(checkpoint, export.ladder.reference, export.canvas),
+        golden=export.golden,
         certificate=export.certificate.to_json(),
         parity=tuple(rung.to_json() for rung in export.ladder.rungs),
         numerics=export.graph.numerics,
@@ -157,7 +157,7 @@ class _Export:
         self.certificate.check()
         deployed = DeployedPGN(checkpoint.pgn, checkpoint.geometry, checkpoint.preprocess, inversion).eval()
         self.ladder = Ladder(run_torch(_TokenPath(vit, checkpoint), checkpoint.golden_images), checkpoint.head)
-        self.canvas = run_torch(deployed, checkpoint.golden_images)
+        self.golden = _golden(checkpoint, self.ladder.reference, deployed)
         self.graph = self._climb(deployed, inversion, options)
 
     def _invert(self, ridge: bool) -> Inversion:
@@ -174,7 +174,7 @@ class _Export:
         """The rungs, and the graph on the last of them."""
         images, frozen = self.checkpoint.golden_images, CanvasViT(self.vit, self.checkpoint.geometry)
         few = np.linspace(0, len(images) - 1, min(DISTANCE_FRAMES, len(images))).round().astype(int)
-        self.ladder.climb("torch canvas", "fp32", run_torch(frozen, self.canvas[few]), few)
+        self.ladder.climb("torch canvas", "fp32", run_torch(frozen, run_torch(deployed, images[few])), few)
         facts = EngineFacts(
             role="pgn",
             backbone=self.checkpoint.backbone,
@@ -185,7 +185,7 @@ class _Export:
             opset=OPSET,
             output="canvas",
         )
-        mixing = Mixing(self.projection, self.coefficients, inversion.pixels)
+        mixing = Mixing(self.projection, self.coefficients[few], inversion.pixels)
         for graph in pgn_graphs(deployed, facts, images, mixing, options.precision, options.simplify):
             precision = graph.facts.precision
             frames = few if precision == "fp32" else np.arange(len(images))
@@ -207,15 +207,16 @@ class _TokenPath(torch.nn.Module):
         return embed(self.vit, self.pgn, self.geometry, image)
 
 
-def _golden(checkpoint: Checkpoint, reference: np.ndarray, canvas: np.ndarray) -> Golden:
+def _golden(checkpoint: Checkpoint, reference: np.ndarray, deployed: DeployedPGN) -> Golden:
     logits = checkpoint.head.logits(reference)
     # The surest frames: a flip of one of these on the device is a fault, not a close call.
     best_two = np.sort(logits, axis=1)[:, -2:]
     margin = best_two[:, -1] - best_two[:, 0]
     chosen = np.argsort(-margin, kind="stable")[:GOLDEN_FRAMES]
+    images = checkpoint.golden_images[chosen]
     return Golden(
-        images=checkpoint.golden_images[chosen],
-        prompt_rows=np.ascontiguousarray(canvas[chosen, :, checkpoint.geometry.content_hw[0] :]),
+        images=images,
+        prompt_rows=np.ascontiguousarray(run_torch(deployed, images)[:, :, checkpoint.geometry.content_hw[0] :]),
         embedding=reference[chosen],
         top1=logits[chosen].argmax(axis=1),
     )

@@ -11,10 +11,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+import pgn_edge.nn.backbones
 from pgn_edge.bundle import read_bundle
 from pgn_edge.contract import EngineFacts
 from pgn_edge.errors import BundleError, EngineError, OutputError
 from pgn_edge.export.compile import compile_plan
+from pgn_edge.export.frozen import VitOptions, export_vit
+from pgn_edge.export.task import ExportOptions, export_task
 from pgn_edge.sidecar import read_sidecar, sidecar_path
 
 
@@ -24,8 +27,20 @@ def _compiler() -> None:
 
 
 @pytest.fixture(scope="module")
-def sources(tiny_pair, tiny_vit_fp16: Path) -> dict[str, Path]:
+def sources(
+    tiny_pair, tiny_vit_fp16: Path, tiny_backbone, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("sources")
+    more = {name: folder / f"{name}.onnx" for name in ("vit bf16", "vit int8", "vit batch 3")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pgn_edge.nn.backbones, "_load_builtin", lambda rest, weights: tiny_backbone)
+        export_vit("builtin", more["vit bf16"], VitOptions(precision="bf16"))
+        export_vit("builtin", more["vit int8"], VitOptions(precision="int8"))
+        export_vit("builtin", more["vit batch 3"], VitOptions(batch=3))
+        export_task(tiny_checkpoint, folder / "bf16.pgn", ExportOptions(precision="bf16"))
     return {
+        **more,
+        "pgn bf16": folder / "bf16.pgn",
         "vit fp32": tiny_pair.vit,
         "vit fp16": tiny_vit_fp16,
         "pgn fp32": tiny_pair.task,
@@ -56,7 +71,7 @@ def source_facts(path: Path) -> tuple[EngineFacts, bytes]:
     return EngineFacts.from_metadata(metadata, "here"), path.read_bytes()
 
 
-@pytest.mark.parametrize("name", ["vit fp32", "vit fp16", "pgn fp32", "pgn fp16"])
+@pytest.mark.parametrize("name", ["vit fp32", "vit fp16", "vit bf16", "pgn fp32", "pgn fp16", "pgn bf16"])
 def test_a_plan_and_its_sidecar(sources: dict[str, Path], tmp_path: Path, name: str):
     import tensorrt_rtx
 
@@ -71,6 +86,18 @@ def test_a_plan_and_its_sidecar(sources: dict[str, Path], tmp_path: Path, name: 
     assert sidecar.facts == facts
     assert (sidecar.backend, sidecar.backend_version) == ("tensorrt-rtx", tensorrt_rtx.__version__)
     assert (sidecar.targets, sidecar.batch) == (("sm_86",), (1, 1, 4))
+
+
+def test_a_fixed_batch_is_the_plans_too(sources: dict[str, Path], tmp_path: Path):
+    report = compile_plan(sources["vit batch 3"], tmp_path / "vit.plan", max_batch=8)
+    assert report.sidecar.batch == (3, 3, 3)
+    assert report.size_bytes > 10_000
+
+
+def test_int8_is_for_cpus(sources: dict[str, Path], tmp_path: Path):
+    with pytest.raises(EngineError, match="without --int8"):
+        compile_plan(sources["vit int8"], tmp_path / "vit.plan")
+    assert not list(tmp_path.iterdir())
 
 
 def test_fp16_makes_a_smaller_plan(sources: dict[str, Path], tmp_path: Path):
