@@ -1,6 +1,6 @@
 """What an export costs: `pgn-edge export --fp16` with its whole ladder against CLIP ViT-B/32, as a user calls it.
 
-Wall time and peak memory of the command in a process of its own, 100 golden frames, K = 16, N = 256, seeded random
+Wall time and peak memory of the command in a process of its own, 40 golden frames, K = 16, N = 256, seeded random
 weights read with `--weights`. Targets on 2 cores: 20 s and 3 GB in every run. Then the exported PGN engine against the
 ViT engine it feeds, both on ONNX Runtime at 224 px, batch 1, float32, interleaved; target: 3 % of the ViT's median.
 """
@@ -31,7 +31,7 @@ from pgn_edge.nn.pgn import PGN, PgnConfig
 from pgn_edge.runtime.environment import describe_environment
 
 BACKBONE = "open_clip:ViT-B-32/openai"  # the architecture; the weights are random
-PROMPTS, LIBRARY, CLASSES, GOLDEN = 16, 256, 100, 100
+PROMPTS, LIBRARY, CLASSES, GOLDEN = 16, 256, 100, 40
 SECONDS, GIGABYTES, SHARE = 20.0, 3.0, 0.03
 
 
@@ -130,7 +130,17 @@ def main() -> int:
             runs.append({"seconds": seconds, "gigabytes": gigabytes})
         print("exporting the ViT", file=sys.stderr)
         export_vit(BACKBONE, folder / "vit.onnx", VitOptions(PROMPTS, weights=weights))
-        export = [sys.executable, "-m", "pgn_edge", "export", checkpoint, "--weights", weights, "-o", folder / "fp32.pgn"]
+        export = [
+            sys.executable,
+            "-m",
+            "pgn_edge",
+            "export",
+            checkpoint,
+            "--weights",
+            weights,
+            "-o",
+            folder / "fp32.pgn",
+        ]
         os.waitpid(os.posix_spawn(sys.executable, [str(part) for part in export], os.environ), 0)
         times = time_engines(folder / "vit.onnx", folder / "fp32.pgn", options.samples, options.seed)
     share = float(np.median(times["PGN engine"]) / np.median(times["ViT engine"]))

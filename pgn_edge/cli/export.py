@@ -88,7 +88,10 @@ def export(checkpoint: Path, output: Path | None, fp16: bool, bf16: bool, as_jso
 @weights_option
 @json_option
 def export_vit(backbone: str, output: Path, fp16: bool, bf16: bool, int8: bool, as_json: bool, **options: Any) -> None:
-    """Export the frozen BACKBONE as one slot-aware ONNX graph."""
+    """Export the frozen BACKBONE as one slot-aware ONNX graph.
+
+    BACKBONE is builtin, open_clip:ARCHITECTURE/TAG, timm:NAME or torchvision:NAME; @SIZE behind it sets the image size.
+    """
     precision = choose_precision(fp16=fp16, bf16=bf16, int8=int8)
     from pgn_edge.export.frozen import VitOptions
     from pgn_edge.export.frozen import export_vit as run

@@ -21,7 +21,12 @@ from pgn_edge.cli.console import (
 @click.command()
 @click.option("--data", required=True, help="digits, or a folder of classes.")
 @click.option("--root", type=click.Path(file_okay=False), help="Folder that --data is looked up in.")
-@click.option("--backbone", default="builtin", show_default=True, help="builtin or open_clip:ARCHITECTURE/TAG.")
+@click.option(
+    "--backbone",
+    default="builtin",
+    show_default=True,
+    help="builtin, open_clip:ARCHITECTURE/TAG, timm:NAME or torchvision:NAME.",
+)
 @weights_option
 @click.option("--prompts", type=PromptCount(1), default=16, show_default=True, help="Prompts K.")
 @click.option("--library", type=click.IntRange(min=1), help="Library size N.  [default: 256]")

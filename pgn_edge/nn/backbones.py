@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from pgn_edge.errors import CheckpointError
 from pgn_edge.nn.vit import Backbone
 
@@ -13,26 +16,48 @@ def load_backbone(name: str, weights: str | Path | None = None) -> Backbone:
     """Load a frozen ViT and its own head.
 
     Args:
-        name: `builtin`, or `open_clip:ARCHITECTURE/TAG`, for example `open_clip:ViT-B-32/openai`.
+        name: `builtin`, `open_clip:ARCHITECTURE/TAG`, `timm:NAME` or `torchvision:NAME`; all but the first take an
+            image size in pixels at their end, for example `timm:vit_small_patch14_dinov2.lvd142m@224`.
         weights: a file to read instead of downloading: safetensors, or .pt without pickled code.
 
     Raises:
-        CheckpointError: an unknown name, weights that cannot be had or do not fit.
+        CheckpointError: an unknown name, a model of another kind, weights that cannot be had, do not fit or are not
+            finite.
+        GeometryError: an image size that the patch does not divide.
         MissingExtraError: the library behind the name is not installed.
     """
     family, _, rest = name.partition(":")
     loaders: dict[str, Callable[[str, Path | None], Backbone]] = {
         "builtin": _load_builtin,
         "open_clip": _load_open_clip,
+        "timm": _load_timm,
+        "torchvision": _load_torchvision,
     }
     if family not in loaders:
         raise CheckpointError(
             "backbone",
-            expected="builtin or open_clip:ARCHITECTURE/TAG",
+            expected="builtin, open_clip:ARCHITECTURE/TAG, timm:NAME or torchvision:NAME",
             got=repr(name),
-            do="choose one, for example open_clip:ViT-B-32/openai",
+            do="choose one: builtin, open_clip:ViT-B-32/openai, timm:vit_small_patch16_224.dino, torchvision:vit_b_32",
         )
-    return loaders[family](rest, Path(weights) if weights else None)
+    backbone = loaders[family](rest, Path(weights) if weights else None)
+    _require_finite(name, backbone)
+    return backbone
+
+
+def _require_finite(name: str, backbone: Backbone) -> None:
+    # What the head is made from counts as well; of a tensor that stands in both, the file's own name is the later one.
+    makers = [part for part in vars(backbone.zero_shot).values() if isinstance(part, nn.Module)]
+    states = (module.state_dict(keep_vars=True) for module in (backbone.vit, *makers))
+    tensors = {id(tensor): (key, tensor) for state in states for key, tensor in state.items()}
+    for key, tensor in tensors.values():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                name,
+                expected="finite weights",
+                got=f"NaN or Inf in {key}",
+                do="get the file again, or choose another",
+            )
 
 
 def _load_builtin(rest: str, weights: Path | None) -> Backbone:
@@ -52,3 +77,15 @@ def _load_open_clip(rest: str, weights: Path | None) -> Backbone:
     from pgn_edge.nn.clip import load_clip
 
     return load_clip(rest, weights)
+
+
+def _load_timm(rest: str, weights: Path | None) -> Backbone:
+    from pgn_edge.nn.timm_vit import load_timm
+
+    return load_timm(rest, weights)
+
+
+def _load_torchvision(rest: str, weights: Path | None) -> Backbone:
+    from pgn_edge.nn.torchvision_vit import load_torchvision
+
+    return load_torchvision(rest, weights)

@@ -1,10 +1,8 @@
-"""CLIP image towers from open_clip as frozen ViTs, with text weights as their head."""
+"""Image towers of open_clip's CLIP and SigLIP models as frozen ViTs, with text weights as their head."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,94 +13,174 @@ from torch import Tensor, nn
 from pgn_edge.errors import CheckpointError, DataError, MissingExtraError
 from pgn_edge.heads import Head
 from pgn_edge.nn.attention import attend
+from pgn_edge.nn.timm_vit import freeze_timm, require_vit
 from pgn_edge.nn.vit import Backbone, FrozenViT, VitSpec, ZeroShot
+from pgn_edge.nn.weights import (
+    downloading,
+    fill,
+    linear_of,
+    mapped,
+    read_state,
+    refuse_part,
+    require_patches,
+    require_size,
+    sketch,
+    split_size,
+)
 from pgn_edge.preprocess import Preprocess
+
+Tokenizer = Callable[[list[str]], Tensor]
 
 
 def load_clip(rest: str, weights: Path | None) -> Backbone:
-    """`ARCHITECTURE/TAG` of open_clip as a frozen ViT.
+    """`ARCHITECTURE/TAG` or `ARCHITECTURE/TAG@SIZE` of open_clip as a frozen ViT.
 
     Args:
-        rest: for example `ViT-B-32/openai`.
-        weights: a local file instead of the download.
+        rest: for example `ViT-B-32/openai`; open_clip resamples the positions to the size. The tag says which
+            normalisation and activation the weights were trained with, whether they are downloaded or come from a file.
+        weights: a local file with the state of the whole model instead of the download.
 
     Raises:
-        CheckpointError: unknown architecture or tag, no download, or weights that do not fit.
+        CheckpointError: unknown architecture or tag, an image tower of another kind, no download, or weights that do
+            not fit.
+        GeometryError: a size that the patch does not divide.
         MissingExtraError: open_clip is not installed.
     """
     try:
         import open_clip
     except ImportError as exc:
         raise MissingExtraError("open_clip", "export") from exc
-    architecture, _, tag = rest.partition("/")
-    if architecture not in open_clip.list_models() or not tag:
+    name = f"open_clip:{rest}"
+    plain, image_hw = split_size(rest)
+    architecture, _, tag = plain.partition("/")
+    config = _published(name, architecture, tag, weights)
+    with_timm = "timm_model_name" in open_clip.get_model_config(architecture)["vision_cfg"]
+    options = {
+        "force_image_size": None if with_timm else image_hw,
+        # Some weights were trained with QuickGELU; open_clip knows them by their tag, not by the file.
+        "force_quick_gelu": config.get("quick_gelu", tag == "openai"),
+        "force_preprocess_cfg": config,
+        "pretrained_text": False,
+    }
+    model = sketch(name, lambda: open_clip.create_model(architecture, device="meta", **options))
+    _require_tower(name, model, image_hw)
+    if weights is None:
+        with downloading(name, "open_clip"):
+            weights = Path(open_clip.download_pretrained(config))
+    _fill(model, read_state(weights), name, str(weights), image_hw)
+    return clip_backbone(model, name, _tokenizer(name, architecture))
+
+
+def _published(name: str, architecture: str, tag: str, weights: Path | None) -> Mapping[str, Any]:
+    """What open_clip knows of a tag; empty for an architecture without published weights."""
+    import open_clip
+
+    known = architecture in open_clip.list_models()
+    config: dict[str, Any] = open_clip.get_pretrained_cfg(architecture, tag) if known else {}
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if not known or not tag or (not config and (tags or weights is None)):
         raise CheckpointError(
-            f"open_clip:{rest}",
+            name,
             expected="open_clip:ARCHITECTURE/TAG as in open_clip.list_pretrained()",
-            got=repr(rest),
-            do="try open_clip:ViT-B-32/openai",
+            got=repr(f"{architecture}/{tag}"),
+            do="try " + (" or ".join(f"{architecture}/{each}" for each in tags[:3]) or "open_clip:ViT-B-32/openai"),
         )
-    try:
-        with _silence():
-            model = open_clip.create_model(
-                architecture,
-                pretrained=str(weights) if weights else tag,
-                # OpenAI's weights were trained with QuickGELU; open_clip knows it by the tag, not by a file.
-                force_quick_gelu=tag == "openai",
-                weights_only=True,
-            )
-    except Exception as exc:
-        # open_clip, its hub client and torch raise dozens of types here, down to bare RuntimeError.
-        raise CheckpointError(
-            f"open_clip:{rest}",
-            expected=f"weights from {weights or 'the download of open_clip'}",
-            got=f"{type(exc).__name__}: {exc}".split("\n")[0][:200],
-            do="pass a local copy with --weights FILE",
-        ) from exc
-    return clip_backbone(model, f"open_clip:{rest}", open_clip.get_tokenizer(architecture))
+    return config
 
 
-@contextmanager
-def _silence() -> Iterator[None]:
-    # Offline, the hub's client logs each of its tries, twice; the error that follows says it once.
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(before)
+def _fill(model: Any, state: dict[str, Tensor], name: str, source: str, image_hw: tuple[int, int] | None) -> None:
+    """Fill a sketched model; positions of another size become those of `image_hw` by open_clip's own rule."""
+    import open_clip
+
+    for module in model.modules():
+        # The one kind of tensor that no file holds: the causal mask of a text tower.
+        mask = getattr(module, "attn_mask", None)
+        if isinstance(mask, Tensor):
+            causal = nn.Transformer.generate_square_subsequent_mask(len(mask))
+            module.register_buffer("attn_mask", causal, persistent=False)
+    trunk = getattr(model.visual, "trunk", None)
+    if image_hw and trunk is not None:
+        table = state.get("visual.trunk.pos_embed")
+        if table is not None and table.shape != trunk.pos_embed.shape:
+            model.visual.set_input_size(image_hw)
+        fill(model, state, name, source)
+        model.visual.set_input_size(image_hw)
+        return
+    if image_hw:
+        with mapped(source, f"the weights of {name}", "check that the file belongs to this backbone"):
+            open_clip.model.resize_pos_embed(state, model)
+    fill(model, state, name, source)
 
 
-def clip_backbone(model: Any, name: str, tokenizer: Any) -> Backbone:
+def _tokenizer(name: str, architecture: str) -> Tokenizer:
+    advice = "install transformers and go online once, or train with a linear head: --head linear"
+
+    def tokenize(texts: list[str]) -> Tensor:
+        # Only when a text head is asked for: some tokenizers are downloads of their own.
+        import open_clip
+
+        with mapped(name, "the tokenizer of its text tower", advice, DataError):
+            tokens: Tensor = open_clip.get_tokenizer(architecture)(texts)
+        return tokens
+
+    return tokenize
+
+
+def clip_backbone(model: Any, name: str, tokenizer: Tokenizer | None) -> Backbone:
     """An open_clip model that is already in memory as a frozen ViT.
 
     Args:
-        model: `open_clip.CLIP` with a ViT image tower that pools the class token.
+        model: `open_clip.CLIP` or `open_clip.CustomTextCLIP` whose image tower is open_clip's own ViT, or a timm ViT
+            as in SigLIP.
         name: stands in checkpoints and engines.
-        tokenizer: the model's tokenizer.
+        tokenizer: sentences -> (B, n) tokens; needed for text heads alone.
 
     Raises:
         CheckpointError: an image tower of another kind.
+        GeometryError: an image size that the patch does not divide.
     """
     visual = model.visual
-    needs = ("conv1", "class_embedding", "positional_embedding", "ln_pre", "transformer", "ln_post", "proj")
-    missing = [part for part in needs if not hasattr(visual, part)]
-    if missing or visual.attn_pool is not None or visual.pool_type != "tok" or visual.final_ln_after_pool:
-        raise CheckpointError(
-            name,
-            expected="a ViT image tower that pools the class token",
-            got=f"no {missing[0]}" if missing else "another pooling",
-            do="choose a model such as open_clip:ViT-B-32/openai",
-        )
-    height, width = visual.image_size
-    config = visual.preprocess_cfg
-    preprocess = Preprocess((height, width), mean=tuple(config["mean"]), std=tuple(config["std"]))
-    spec = VitSpec(name, (height, width), int(visual.conv1.stride[0]), preprocess)
+    _require_tower(name, model)
+    config, trunk = visual.preprocess_cfg, getattr(visual, "trunk", None)
+    preprocess = Preprocess(
+        tuple(visual.image_size if trunk is None else trunk.patch_embed.img_size),
+        fit="squash" if config.get("resize_mode") == "squash" else "crop",
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+    )
+    if trunk is not None:
+        return Backbone(freeze_timm(name, trunk, preprocess, trunk.head, visual.head), TextHead(model, tokenizer))
+    spec = VitSpec(name, preprocess.size_hw, int(visual.conv1.stride[0]), preprocess)
     table = visual.positional_embedding.detach()
     prefix = visual.class_embedding.detach()[None] + table[:1]
     pre_norm = visual.ln_pre if isinstance(visual.ln_pre, nn.LayerNorm) else None
     vit = FrozenViT(spec, visual.conv1, prefix, table[1:], ClipBody(visual), pre_norm)
     return Backbone(vit, TextHead(model, tokenizer))
+
+
+def _require_tower(name: str, model: Any, image_hw: tuple[int, int] | None = None) -> None:
+    """Refuse an image tower that this module does not repeat exactly."""
+    from open_clip import CoCa
+    from open_clip.timm_model import TimmModel
+    from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+
+    visual = model.visual
+    if isinstance(model, CoCa):
+        refuse_part(name, "the model", "CLIP or CustomTextCLIP of open_clip", type(model).__name__)
+    if type(visual) is TimmModel:
+        require_vit(name, visual.trunk, image_hw)
+        return
+    if type(visual) is not VisionTransformer:
+        refuse_part(name, "the image tower", "VisionTransformer or TimmModel of open_clip", type(visual).__name__)
+    if visual.attn_pool is not None:
+        refuse_part(name, "the pooling of the image tower", "tok or avg", type(visual.attn_pool).__name__)
+    if visual.pool_type not in ("tok", "avg"):
+        refuse_part(name, "the pooling of the image tower", "tok or avg", repr(visual.pool_type))
+    for block in visual.transformer.resblocks:
+        if type(block) is not ResidualAttentionBlock:
+            refuse_part(name, "the blocks of the image tower", "ResidualAttentionBlock", type(block).__name__)
+    require_patches(name, visual.conv1)
+    require_size(name, image_hw or tuple(visual.image_size), visual.conv1.stride[0])
 
 
 class ClipBlock(nn.Module):
@@ -111,12 +189,10 @@ class ClipBlock(nn.Module):
     def __init__(self, block: Any) -> None:
         super().__init__()
         attention: nn.MultiheadAttention = block.attn
-        width = attention.embed_dim
         self.heads = attention.num_heads
         self.norm_1, self.norm_2 = block.ln_1, block.ln_2
         self.scale_1, self.scale_2 = block.ls_1, block.ls_2
-        self.qkv = nn.Linear(width, 3 * width)
-        self.qkv.weight, self.qkv.bias = attention.in_proj_weight, attention.in_proj_bias
+        self.qkv = linear_of(attention.in_proj_weight, attention.in_proj_bias)
         self.out = attention.out_proj
         self.mlp = block.mlp
 
@@ -128,7 +204,11 @@ class ClipBlock(nn.Module):
 
 
 class ClipBody(nn.Module):
-    """Pre-norm, transformer, post-norm of the class token, projection: open_clip's tower after its embedding."""
+    """Pre-norm, transformer, pooling, post-norm, projection: open_clip's tower after its position table.
+
+    Average pooling takes every token but the class token, prompts included: that is what the stock model does when it
+    is given the taller canvas.
+    """
 
     def __init__(self, visual: Any) -> None:
         super().__init__()
@@ -136,18 +216,28 @@ class ClipBody(nn.Module):
         self.blocks = nn.Sequential(*(ClipBlock(block) for block in visual.transformer.resblocks))
         self.post_norm = visual.ln_post
         self.project = visual.proj
+        self.average, self.norm_last = visual.pool_type == "avg", visual.final_ln_after_pool
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, 1 + n, d) -> (B, D)."""
         x = self.blocks(self.pre_norm(tokens))
-        pooled: Tensor = self.post_norm(x[:, 0])
-        return pooled if self.project is None else pooled @ self.project
+        if not self.average:  # one token, so it does not matter which comes first
+            pooled = self.post_norm(x[:, 0])
+        elif self.norm_last:
+            pooled = self.post_norm(x[:, 1:].mean(dim=1))
+        else:
+            pooled = self.post_norm(x[:, 1:]).mean(dim=1)
+        embedding: Tensor = pooled if self.project is None else pooled @ self.project
+        return embedding
 
 
 class TextHead(ZeroShot):
-    """CLIP's text encoder as the maker of heads."""
+    """The text encoder of CLIP or SigLIP as the maker of heads.
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    SigLIP adds one bias to every logit. A softmax does not see it, so the head leaves it out.
+    """
+
+    def __init__(self, model: Any, tokenizer: Tokenizer | None) -> None:
         self.model, self.tokenizer = model, tokenizer
 
     @torch.no_grad()
@@ -157,6 +247,8 @@ class TextHead(ZeroShot):
             raise DataError(
                 "template", expected="a sentence with {} for the class", got=repr(template), do="put {} in it"
             )
+        if self.tokenizer is None:
+            raise DataError("text head", expected="a tokenizer", got="none", do="give one to clip_backbone")
         tokens = self.tokenizer([template.format(label.lower().replace("_", " ")) for label in labels])
         rows = F.normalize(self.model.encode_text(tokens), dim=-1)
         return Head.text(rows.numpy(), labels, float(self.model.logit_scale.exp()))

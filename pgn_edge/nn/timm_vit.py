@@ -1,0 +1,278 @@
+"""Plain vision transformers from timm as frozen ViTs, alone or as the image tower of another model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pgn_edge.errors import CheckpointError, MissingExtraError
+from pgn_edge.nn.attention import attend
+from pgn_edge.nn.vit import Backbone, FrozenViT, VitSpec
+from pgn_edge.nn.weights import (
+    FrozenClassifier,
+    downloading,
+    fill,
+    mapped,
+    read_state,
+    refuse_part,
+    require_patches,
+    require_size,
+    sketch,
+    split_size,
+)
+from pgn_edge.preprocess import Preprocess
+
+
+def load_timm(rest: str, weights: Path | None) -> Backbone:
+    """`NAME` or `NAME@SIZE` of timm as a frozen ViT.
+
+    Args:
+        rest: for example `vit_small_patch14_reg4_dinov2.lvd142m@224`; timm resamples the positions to the size.
+        weights: a local file instead of the download; with a size, its positions may already have that size.
+
+    Raises:
+        CheckpointError: an unknown name, a model of another kind, no download, or weights that do not fit.
+        GeometryError: a size that the patch does not divide.
+        MissingExtraError: timm is not installed.
+    """
+    try:
+        import timm
+    except ImportError as exc:
+        raise MissingExtraError("timm", "export") from exc
+    name = f"timm:{rest}"
+    plain, image_hw = split_size(rest)
+    if not plain or not timm.is_model(plain):
+        raise CheckpointError(
+            name,
+            expected="timm:NAME as in timm.list_models()",
+            got=repr(plain),
+            do="try timm:vit_base_patch32_224.augreg_in21k_ft_in1k",
+        )
+    model = sketch(name, lambda: timm.create_model(plain))
+    require_vit(name, model, image_hw)
+    if weights:
+        fill_timm(model, read_state(weights), name, str(weights), image_hw)
+    else:
+        with downloading(name, "timm"):
+            model = timm.create_model(plain, pretrained=True)
+    if image_hw:
+        model.set_input_size(image_hw)
+    return timm_backbone(model, name)
+
+
+def fill_timm(model: Any, state: dict[str, Tensor], name: str, source: str, image_hw: tuple[int, int] | None) -> None:
+    """Fill a sketched model of the stock size from a state dict in timm's names, or in others that timm can translate.
+
+    Args:
+        model: from `sketch`.
+        state: of the stock size; where `image_hw` is given, its positions may have that size instead.
+        name: of the backbone, for messages.
+        source: of the state, for messages.
+        image_hw: the size (H, W) in pixels that the model will be used with, if it is not the stock size.
+
+    Raises:
+        CheckpointError: the weights do not fit.
+    """
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    if set(state) != set(model.state_dict()):
+        with mapped(source, f"the weights of {name}", "check that the file belongs to this backbone"):
+            state = checkpoint_filter_fn(state, model)
+    table = state.get("pos_embed")
+    if image_hw and table is not None and table.shape != model.pos_embed.shape:
+        model.set_input_size(image_hw)
+    fill(model, state, name, source)
+
+
+def timm_backbone(model: Any, name: str) -> Backbone:
+    """A timm model that is already in memory as a frozen ViT.
+
+    Args:
+        model: `timm.models.VisionTransformer`; its normalisation is the one in its `pretrained_cfg`.
+        name: stands in checkpoints and engines.
+
+    Raises:
+        CheckpointError: a model of another kind.
+        GeometryError: an image size that the patch does not divide.
+    """
+    from timm.data import resolve_model_data_config
+
+    require_vit(name, model)
+    config = resolve_model_data_config(model)
+    preprocess = Preprocess(
+        tuple(model.patch_embed.img_size),
+        fit="squash" if config["crop_mode"] == "squash" else "crop",
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+    )
+    classifier = model.head if isinstance(model.head, nn.Linear) else None
+    return Backbone(freeze_timm(name, model, preprocess), FrozenClassifier(name, classifier))
+
+
+def freeze_timm(name: str, model: Any, preprocess: Preprocess, *tail: nn.Module) -> FrozenViT:
+    """A model that `require_vit` let pass as a frozen ViT.
+
+    Args:
+        name: of the backbone.
+        model: `timm.models.VisionTransformer`; what it gives before its classifier is the embedding.
+        preprocess: how frames become its input.
+        tail: what stands behind that, in the order that it runs.
+    """
+    embed = model.patch_embed
+    spec = VitSpec(name, tuple(embed.img_size), embed.patch_size[0], preprocess)
+    table = model.pos_embed.detach()[0]
+    tokens = [token.detach()[0] for token in (model.cls_token, model.reg_token) if token is not None]
+    prefix = torch.cat([table[:0], *tokens])
+    if not model.no_embed_class:
+        prefix = prefix + table[: len(prefix)]
+        table = table[len(prefix) :]
+    pre_norm = model.norm_pre if isinstance(model.norm_pre, nn.LayerNorm) else None
+    body = TimmBody(model)
+    return FrozenViT(spec, embed.proj, prefix, table, nn.Sequential(body, *tail) if tail else body, pre_norm)
+
+
+def require_vit(name: str, model: Any, image_hw: tuple[int, int] | None = None) -> None:
+    """Refuse what is not a timm `VisionTransformer` of parts that this module repeats exactly.
+
+    Args:
+        name: of the backbone, for the message.
+        model: any timm model.
+        image_hw: size (H, W) in pixels that it will be used with; None for its own.
+
+    Raises:
+        CheckpointError: it names the first part that is of another kind.
+        GeometryError: a size that the patch does not divide.
+    """
+    for part, module, kinds in _parts(model):
+        if type(module) not in kinds:
+            expected = " or ".join(dict.fromkeys(kind.__name__ for kind in kinds))
+            refuse_part(name, part, expected, type(module).__name__)
+    if model.pos_embed is None:
+        refuse_part(name, "pos_embed", "a position table", "none")
+    if model.attn_pool is None and model.global_pool not in ("token", "avg"):
+        refuse_part(name, "global_pool", "token, avg or map", repr(model.global_pool))
+    pool = model.attn_pool
+    if pool is not None and (pool.latent_len != 1 or pool.pool not in ("token", "avg")):
+        refuse_part(name, "attn_pool", "one latent that becomes the embedding", f"{pool.latent_len}, {pool.pool!r}")
+    require_patches(name, model.patch_embed.proj)
+    require_size(name, image_hw or model.patch_embed.img_size, model.patch_embed.patch_size[0])
+
+
+def _parts(model: Any) -> Iterator[tuple[str, Any, tuple[type, ...]]]:
+    """Every part with the kinds that it may be of; subclasses are other kinds, since they compute something else."""
+    from timm import layers
+    from timm.models import vision_transformer as timm_vit
+
+    none, scales = (type(None),), (timm_vit.LayerScale, nn.Identity)
+    norms = (nn.LayerNorm, layers.LayerNorm, nn.Identity)
+    yield "the model", model, (timm_vit.VisionTransformer,)
+    yield "patch_embed", model.patch_embed, (timm_vit.PatchEmbed,)
+    yield "patch_embed.norm", model.patch_embed.norm, (nn.Identity,)
+    yield from _named("", model, norms, "norm_pre", "norm", "fc_norm")
+    for index, block in enumerate(model.blocks):
+        at = f"blocks.{index}"
+        yield at, block, (timm_vit.Block,)
+        yield from _named(f"{at}.", block, norms, "norm1", "norm2")
+        yield from _named(f"{at}.", block, scales, "ls1", "ls2")
+        yield f"{at}.mlp", block.mlp, (timm_vit.Mlp, layers.GluMlp, layers.SwiGLU)
+        yield f"{at}.attn", block.attn, (timm_vit.Attention,)
+        yield f"{at}.attn.gate", getattr(block.attn, "gate", None), none
+        yield from _named(f"{at}.attn.", block.attn, norms, "q_norm", "k_norm", "norm")
+    yield "attn_pool", model.attn_pool, (*none, timm_vit.AttentionPoolLatent)
+    if model.attn_pool is not None:
+        yield "attn_pool.pos_embed", model.attn_pool.pos_embed, none
+        yield from _named("attn_pool.", model.attn_pool, (nn.Identity,), "q_norm", "k_norm")
+
+
+def _named(at: str, module: Any, kinds: tuple[type, ...], *parts: str) -> Iterator[tuple[str, Any, tuple[type, ...]]]:
+    for part in parts:
+        yield f"{at}{part}", getattr(module, part), kinds
+
+
+class TimmBlock(nn.Module):
+    """One of timm's residual blocks, its attention in the form that exports to a small graph."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        attention = block.attn
+        self.heads = attention.num_heads
+        self.norm_1, self.norm_2 = block.norm1, block.norm2
+        self.scale_1, self.scale_2 = block.ls1, block.ls2
+        self.qkv, self.inner_norm, self.out = attention.qkv, attention.norm, attention.proj
+        self.query_norm, self.key_norm = attention.q_norm, attention.k_norm
+        self.mlp = block.mlp
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, n, d) -> (B, n, d)."""
+        mixed = attend(self._normalise(self.qkv(self.norm_1(x))), self.heads)
+        x = x + self.scale_1(self.out(self.inner_norm(mixed)))
+        out: Tensor = x + self.scale_2(self.mlp(self.norm_2(x)))
+        return out
+
+    def _normalise(self, qkv: Tensor) -> Tensor:
+        """Query and key of each head normalised, (B, n, 3d) -> (B, n, 3d)."""
+        if isinstance(self.query_norm, nn.Identity) and isinstance(self.key_norm, nn.Identity):
+            return qkv
+        query, key, value = qkv.chunk(3, dim=-1)
+        count, width = value.shape[1:]
+        split, joined = (-1, count, self.heads, width // self.heads), (-1, count, width)
+        query = self.query_norm(query.reshape(split)).reshape(joined)
+        key = self.key_norm(key.reshape(split)).reshape(joined)
+        return torch.cat([query, key, value], dim=-1)
+
+
+class LatentPool(nn.Module):
+    """timm's attention pooling, with its one query computed beforehand: it is the same for every image."""
+
+    def __init__(self, pool: Any) -> None:
+        super().__init__()
+        self.heads = pool.num_heads
+        with torch.no_grad():
+            query = pool.q(pool.latent) * pool.scale  # (1, 1, d)
+        self.register_buffer("query", query.reshape(self.heads, 1, -1))
+        self.query: Tensor
+        self.kv, self.out, self.norm, self.mlp = pool.kv, pool.proj, pool.norm, pool.mlp
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, n, d) -> (B, d)."""
+        count, width = x.shape[1:]
+        key, value = (
+            part.reshape(-1, count, self.heads, width // self.heads).transpose(1, 2)
+            for part in self.kv(x).chunk(2, dim=-1)
+        )  # each (B, heads, n, d / heads)
+        mixed = (self.query @ key.transpose(-2, -1)).softmax(dim=-1) @ value
+        pooled: Tensor = self.out(mixed.reshape(-1, width))
+        return pooled if self.mlp is None else pooled + self.mlp(self.norm(pooled))
+
+
+class TimmBody(nn.Module):
+    """Pre-norm, blocks, norm, pooling, norm: timm's `VisionTransformer` between its position table and its classifier.
+
+    Average and attention pooling take every token behind the prefix (or the prefix as well, where the model says so),
+    prompts included: that is what the stock model does when it is given the taller canvas.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.pre_norm, self.blocks = model.norm_pre, nn.Sequential(*(TimmBlock(block) for block in model.blocks))
+        self.norm, self.post_norm = model.norm, model.fc_norm
+        self.pool = None if model.attn_pool is None else LatentPool(model.attn_pool)
+        self.token = model.attn_pool is None and model.global_pool == "token"
+        self.first = 0 if model.pool_include_prefix else model.num_prefix_tokens
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, p + n, d) -> (B, D)."""
+        x = self.blocks(self.pre_norm(tokens))
+        # The norm works token by token, so it need not see those that pooling leaves out.
+        if self.token:
+            pooled = self.norm(x[:, 0])
+        elif self.pool is None:
+            pooled = self.norm(x[:, self.first :]).mean(dim=1)
+        else:
+            pooled = self.pool(self.norm(x[:, self.first :]))
+        embedding: Tensor = self.post_norm(pooled)
+        return embedding

@@ -1,0 +1,256 @@
+"""What the adapters of other libraries' ViTs share: sizes in names, files of weights, downloads, classifiers."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from itertools import chain
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from pgn_edge.errors import CheckpointError, DataError, GeometryError, PgnEdgeError
+from pgn_edge.heads import Head
+from pgn_edge.nn.checkpoint import load_tensors
+from pgn_edge.nn.vit import ZeroShot
+
+
+def split_size(name: str) -> tuple[str, tuple[int, int] | None]:
+    """`NAME@320` -> `NAME` and the image size (320, 320) in pixels; None for a name without a size.
+
+    Raises:
+        GeometryError: what stands behind the @ is no size in pixels.
+    """
+    plain, at, size = name.rpartition("@")
+    if not at:
+        return name, None
+    if not (size.isascii() and size.isdecimal() and len(size) <= 4):
+        raise GeometryError(
+            name, expected="an image size in pixels behind the @", got=repr(size), do=f"name one, such as {plain}@224"
+        )
+    return plain, (int(size), int(size))
+
+
+def require_size(name: str, image_hw: tuple[int, int], patch: int) -> None:
+    """Refuse an image size that does not consist of whole patches.
+
+    Args:
+        name: of the backbone, for the message.
+        image_hw: image size (H, W) in pixels.
+        patch: patch size in pixels.
+
+    Raises:
+        GeometryError: the patch does not divide it; the message names a size that it divides.
+    """
+    height, width = image_hw
+    if min(image_hw) < patch or height % patch or width % patch:
+        raise GeometryError(
+            name,
+            expected=f"a height and a width that patch size {patch} divides",
+            got=f"{height} x {width}",
+            do=f"name a size, for example {name.partition('@')[0]}@{max(height - height % patch, patch)}",
+        )
+
+
+def require_patches(name: str, conv: nn.Module) -> None:
+    """Refuse a patch projection that is more than W x + b on whole, square patches of an RGB image.
+
+    Raises:
+        CheckpointError: overlap, padding, groups, another layer, or images that are not RGB.
+    """
+    if not isinstance(conv, nn.Conv2d):
+        refuse_part(name, "the patch projection", "one convolution", type(conv).__name__)
+    patch = conv.kernel_size[0]
+    facts = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.in_channels)
+    if facts != ((patch, patch), (patch, patch), (0, 0), (1, 1), 1, 3):
+        refuse_part(name, "the patch projection", "RGB, square, stride = kernel, no padding, one group", str(conv))
+
+
+def refuse_part(name: str, part: str, expected: str, got: str) -> NoReturn:
+    """Refuse a model of which one part is not what the adapter understands.
+
+    Raises:
+        CheckpointError: always.
+    """
+    raise CheckpointError(
+        name,
+        expected=f"{part}: {expected}",
+        got=got,
+        do="choose a plain ViT, such as open_clip:ViT-B-32/openai, timm:vit_base_patch16_224 or torchvision:vit_b_32",
+    )
+
+
+@contextmanager
+def mapped(name: str, expected: str, do: str, kind: type[PgnEdgeError] = CheckpointError) -> Iterator[None]:
+    """Whatever a foreign library raises in here becomes one line of ours, and its log stays silent.
+
+    Raises:
+        PgnEdgeError: of the given kind, instead of the foreign error.
+    """
+    # Offline, the hub's client logs each of its tries, twice; the error that follows says it once.
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    except PgnEdgeError:
+        raise
+    except Exception as exc:
+        # The libraries, their hub client and torch raise dozens of types here, down to bare RuntimeError.
+        raise kind(name, expected=expected, got=_brief(exc), do=do) from exc
+    finally:
+        logging.disable(before)
+
+
+def _brief(exc: Exception) -> str:
+    """Type and first line of a foreign error, 200 characters at the most."""
+    return f"{type(exc).__name__}: {exc}".split("\n")[0][:200]
+
+
+@contextmanager
+def downloading(name: str, library: str) -> Iterator[None]:
+    """`mapped` for the download of weights.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    advice = "pass a local copy with --weights FILE"
+    # torch's hub client writes to stdout, where a command with --json prints its one document.
+    with mapped(name, f"weights from the download of {library}", advice), redirect_stdout(io.StringIO()):
+        yield
+
+
+def sketch(name: str, build: Callable[[], Any]) -> Any:
+    """Build a model without memory for its weights and without initialising them; `fill` brings them.
+
+    Raises:
+        CheckpointError: the library cannot build it.
+    """
+    with mapped(name, "an architecture that can be built", "choose another"), torch.device("meta"):
+        return build()
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a state dict without running code from the file.
+
+    Args:
+        path: `.safetensors`, or a torch file; there it may stand under `state_dict` or `model`, and names may all
+            begin with `module.`, as training loops leave it.
+
+    Raises:
+        CheckpointError: no such file, damaged, holds pickled code, or anything but dense tensors.
+    """
+    data = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    for key in ("state_dict", "model"):
+        if isinstance(data, dict) and isinstance(data.get(key), dict):
+            data = data[key]
+    if not isinstance(data, dict) or not data:
+        _refuse_file(path, "a state dict", f"an empty or other {type(data).__name__}")
+    for key, value in data.items():
+        dense = isinstance(value, Tensor) and value.layout is torch.strided and value.device.type == "cpu"
+        if not isinstance(key, str) or not dense:
+            _refuse_file(path, "a state dict of dense tensors", f"{type(value).__name__} under {key!r}")
+    if all(key.startswith("module.") for key in data):
+        return {key.removeprefix("module."): value for key, value in data.items()}
+    return dict(data)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except FileNotFoundError:
+        _refuse_file(path, "a file of weights", "no such file")
+    except (SafetensorError, OSError, ValueError) as exc:
+        _refuse_file(path, "a whole safetensors file", _brief(exc), exc)
+    return tensors
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        return load_tensors(path)
+    except CheckpointError as exc:
+        # Its advice is for checkpoints of our own training.
+        _refuse_file(path, exc.expected.replace("a checkpoint", "a file of weights"), exc.got, exc)
+
+
+def _refuse_file(path: Path, expected: str, got: str, cause: Exception | None = None) -> NoReturn:
+    raise CheckpointError(
+        str(path),
+        expected=expected,
+        got=got,
+        do="pass safetensors, or a .pt with the model's state_dict alone",
+    ) from cause
+
+
+def fill(model: nn.Module, state: Mapping[str, Tensor], name: str, source: str) -> None:
+    """Give every parameter and persistent buffer of `model` the tensor of its name, as float32.
+
+    Args:
+        model: may come from `sketch`; the tensors become its own, nothing is copied that is float32 already.
+        state: one tensor for each name.
+        name: of the backbone, for messages.
+        source: where the state came from, for messages.
+
+    Raises:
+        CheckpointError: a name is missing or unexpected, or a shape differs; it says which came first.
+    """
+    got = ""
+    try:
+        missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
+        got = f"no {missing[0]}" if missing else f"the unknown {unexpected[0]}" if unexpected else ""
+    except RuntimeError as exc:
+        lines = str(exc).split("\n\t")  # a headline, then one line for each tensor
+        got = lines[min(1, len(lines) - 1)].rstrip(".")
+    left = [key for key, tensor in chain(model.named_parameters(), model.named_buffers()) if tensor.is_meta]
+    if got or left:
+        raise CheckpointError(
+            source,
+            expected=f"every tensor of {name} and no other",
+            got=got or f"no {left[0]}",
+            do="check that the file belongs to this backbone, and name the size it was saved at: NAME@SIZE",
+        )
+    model.float().eval()
+
+
+def linear_of(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
+    """A linear layer around parameters that exist already."""
+    with torch.device("meta"):  # its own would be initialised for nothing
+        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    linear.weight = weight
+    linear.bias = bias  # type: ignore[assignment]  # None is what a layer without a bias holds
+    return linear
+
+
+class FrozenClassifier(ZeroShot):
+    """The frozen model's own classifier as the maker of heads: class i is its output i.
+
+    Args:
+        name: of the backbone, for messages.
+        classifier: from the embedding to the outputs; None for a model without one.
+
+    Source: Loedeman et al., BMVC 2024: a supervised ViT keeps its classifier, and label i maps to output i.
+    """
+
+    def __init__(self, name: str, classifier: nn.Linear | None) -> None:
+        self.name, self.classifier = name, classifier
+
+    @torch.no_grad()
+    def head(self, labels: tuple[str, ...], template: str) -> Head:
+        """The classifier's first rows; the names of the classes and `template` say nothing to it."""
+        outputs = 0 if self.classifier is None else self.classifier.out_features
+        if self.classifier is None or len(labels) > outputs:
+            raise DataError(
+                self.name,
+                expected=f"at most {outputs} classes" if outputs else "a model with a classifier of its own",
+                got=str(len(labels)) if outputs else "none",
+                do="train with a linear head: --head linear",
+            )
+        weight = self.classifier.weight[: len(labels)].cpu()
+        bias = weight.new_zeros(len(weight)) if self.classifier.bias is None else self.classifier.bias[: len(labels)]
+        return Head.linear(weight.numpy(), bias.cpu().numpy(), labels)
