@@ -9,7 +9,7 @@ from pgn_edge.export.synthetic import pictures
 from pgn_edge.geometry import Geometry
 from pgn_edge.nn.vit import FrozenViT
 
-PICTURES = 8
+PICTURES = 4
 
 
 def adversarial_images(size_hw: tuple[int, int]) -> np.ndarray:
@@ -26,7 +26,7 @@ def adversarial_images(size_hw: tuple[int, int]) -> np.ndarray:
 
 
 def check_canvases(vit: FrozenViT, geometry: Geometry) -> np.ndarray:
-    """Canvases (13, 3, H_c, W_c) float32 of pictures and adversarial images, with prompts of every size in their slots.
+    """Canvases (9, 3, H_c, W_c) float32 of pictures and adversarial images, with prompts of every size in their slots.
 
     The prompts are tokens that point anywhere, half to four times as large as the ViT's own positions, as pixels.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,17 @@ def vit_graph(vit: FrozenViT, prompts: int | None, layout: Layout, precision: Pr
     Raises:
         GeometryError: prompts that do not fit the layout, or an inset layout whose last prompt row is not full.
     """
+    return next(vit_graphs(vit, prompts, layout, [precision]))
+
+
+def vit_graphs(
+    vit: FrozenViT, prompts: int | None, layout: Layout, precisions: Sequence[Precision]
+) -> Iterator[VitGraph]:
+    """A frozen ViT in several precisions, all from one export; one graph in memory at a time beside the float32 one.
+
+    Raises:
+        GeometryError: as `vit_graph`.
+    """
     geometry = vit.geometry(prompts, layout)
     geometry.require_engine()
     facts = EngineFacts(
@@ -135,18 +146,26 @@ def vit_graph(vit: FrozenViT, prompts: int | None, layout: Layout, precision: Pr
     ladder = Ladder(reference, _nearest(reference))
     model = to_onnx(module, torch.from_numpy(canvas[:2]), facts)
     ladder.climb("onnxruntime fp32", "fp32", run_onnx(model, canvas))
-    numerics: dict[str, Any] = {}
-    if precision != "fp32":
-        facts = replace(facts, precision=precision)
-        if precision == "int8":
-            lowered = to_int8(model)
-        else:
-            kept = _keep(model, vit, precision, canvas)
-            lowered = to_half(model, precision, [node.node for node in kept])
-            numerics = {"kept_float32": [node.to_json() for node in kept]}
-        model = finish(lowered, facts, numerics)
-        ladder.climb(f"onnxruntime {precision}", precision, run_onnx(model, canvas))
-    return VitGraph(model, facts, tuple(ladder.rungs), numerics)
+    for precision in precisions:
+        if precision == "fp32":
+            yield VitGraph(model, facts, (ladder.rungs[0],), {})
+            continue
+        lowered, numerics = _lower(model, vit, precision, canvas)
+        changed = replace(facts, precision=precision)
+        finish(lowered, changed, numerics)
+        ladder.climb(f"onnxruntime {precision}", precision, run_onnx(lowered, canvas))
+        yield VitGraph(lowered, changed, (ladder.rungs[0], ladder.rungs[-1]), numerics)
+
+
+def _lower(
+    model: onnx.ModelProto, vit: FrozenViT, precision: Precision, canvas: np.ndarray
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """A copy in fewer bits, and what was measured to choose them."""
+    if precision == "int8":
+        return to_int8(model), {}
+    kept = _keep(model, vit, precision, canvas)
+    lowered = to_half(model, precision, [node.node for node in kept])
+    return lowered, {"kept_float32": [node.to_json() for node in kept]}
 
 
 def _keep(model: onnx.ModelProto, vit: FrozenViT, precision: Precision, canvas: np.ndarray) -> tuple[Kept, ...]:

@@ -67,10 +67,9 @@ def to_half(model: onnx.ModelProto, precision: Precision, keep: Collection[str] 
     return result
 
 
-def readers(model: onnx.ModelProto, *tensors: str) -> frozenset[str]:
-    """Names of the nodes that read one of these tensors."""
-    wanted = set(tensors)
-    return frozenset(node.name for node in model.graph.node if wanted & set(node.input))
+def readers(model: onnx.ModelProto, tensor: str) -> frozenset[str]:
+    """Names of the nodes that compute with a tensor; one that only asks for its shape does not."""
+    return frozenset(node.name for node in model.graph.node if tensor in node.input and node.op_type != "Shape")
 
 
 class _Writer:

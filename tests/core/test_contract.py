@@ -48,7 +48,7 @@ def test_metadata_are_strings_under_one_prefix():
         pytest.param({**GOOD, "schema": "1"}, "schema '1'", id="schema as a word"),
         pytest.param({k: v for k, v in GOOD.items() if k != "opset"}, "opset", id="a field is missing"),
         pytest.param({**GOOD, "role": "head"}, "'head'", id="unknown role"),
-        pytest.param({**GOOD, "precision": "fp8"}, "'int8'", id="unknown precision"),
+        pytest.param({**GOOD, "precision": "fp8"}, "'fp8'", id="unknown precision"),
         pytest.param({**GOOD, "output": ["embedding"]}, "embedding", id="a list for a word"),
         pytest.param({**GOOD, "opset": "latest"}, "latest", id="a word for a number"),
         pytest.param({**GOOD, "opset": float("inf")}, "infinity", id="Infinity for a number"),

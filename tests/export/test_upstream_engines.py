@@ -22,6 +22,7 @@ import pgn_edge.export.upstream as upstream_module
 from pgn_edge.agreement import compare
 from pgn_edge.bundle import Bundle, read_bundle
 from pgn_edge.export.compile import compile_plan
+from pgn_edge.export.frozen import vit_graph
 from pgn_edge.export.parity import run_onnx, run_torch
 from pgn_edge.export.synthetic import pictures
 from pgn_edge.export.task import ExportOptions, export_task
@@ -103,6 +104,7 @@ class Exported(NamedTuple):
         fp32, fp16: the bundles.
         folder: where they lie.
         published: what was exported.
+        decayed: whether the patch projection's singular values decay.
     """
 
     state: dict[str, np.ndarray]
@@ -112,6 +114,7 @@ class Exported(NamedTuple):
     fp16: Bundle
     folder: Path
     published: Published
+    decayed: bool
 
 
 @pytest.fixture(
@@ -138,7 +141,9 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             export_task(folder / "ckpt.pt", folder / f"{precision}.pgn", ExportOptions(precision=precision))
     state = {key: value.numpy() for key, value in torch.load(source, weights_only=True).items()}
     bundles = [read_bundle(folder / f"{precision}.pgn") for precision in ("fp32", "fp16")]
-    return Exported(state, backbone.vit, pictures(FRAMES, (224, 224), seed=1), *bundles, folder, published)
+    return Exported(
+        state, backbone.vit, pictures(FRAMES, (224, 224), seed=1), *bundles, folder, published, kind == "decayed"
+    )
 
 
 # The whole PGN in numpy and float64, from the published tensors alone.
@@ -219,15 +224,32 @@ def test_the_embedding_is_torchs_with_the_tokens_concatenated(exported: Exported
     canvas = run_onnx(onnx.load_model_from_string(bundle.pgn_onnx), exported.images)
     embedding = run_torch(CanvasViT(exported.vit, bundle.facts.geometry), canvas)
     agreement = compare(reference, embedding, bundle.head)
-    print(
-        exported.published.file,
-        precision,
-        agreement,
-        bundle.certificate["condition"],
-        bundle.certificate["pixel_max"],
-        bundle.numerics,
-    )
     assert agreement.max_abs <= 1e-4 if precision == "fp32" else agreement.cosine >= 0.999
+
+
+def test_both_engines_in_fp16(exported: Exported):
+    # As they ship, with every rounding that a GPU makes; only what must is float32.
+    image = torch.from_numpy(exported.fp16.facts.preprocess.normalise(exported.images))
+    with torch.no_grad():
+        reference = exported.vit(image, torch.from_numpy(prompt_tokens(exported)).float()).numpy()
+    engine = vit_graph(exported.vit, 16, "append", "fp16")
+    canvas = run_onnx(onnx.load_model_from_string(exported.fp16.pgn_onnx), exported.images)
+    assert compare(reference, run_onnx(engine.model, canvas), exported.fp16.head).cosine >= 0.999
+    pixels, projection = (
+        [entry["node"] for entry in numerics["kept_float32"] if entry["reason"] == reason]
+        for numerics, reason in ((exported.fp16.numerics, "prompt pixels"), (engine.numerics, "patch projection"))
+    )
+    assert pixels == (["pgn/MatMul"] if exported.decayed else [])
+    assert projection == (["vit.patch_embed/Conv"] if exported.decayed else [])
+
+
+def test_fp16_pixels_alone_would_spoil_the_tokens_of_a_decayed_projection(exported: Exported):
+    weight, bias = exported.vit.projection()
+    tokens = prompt_tokens(exported)
+    pixels = np.linalg.lstsq(weight, (tokens - bias).reshape(-1, len(weight)).T, rcond=None)[0].T
+    rounded = pixels.astype(np.float16).astype(np.float64) @ weight.T + bias
+    error = np.linalg.norm(rounded - tokens.reshape(rounded.shape)) / np.linalg.norm(tokens)
+    assert error > 3e-3 if exported.decayed else error < 1e-3
 
 
 def test_tensorrt_builds_both(exported: Exported):
