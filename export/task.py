@@ -25,6 +25,7 @@ from pgn_edge.files import require_writable, write_bytes
 from pgn_edge.fingerprint import sha256_file
 from pgn_edge.nn.backbones import load_backbone
 from pgn_edge.nn.checkpoint import Checkpoint, load_checkpoint
+from pgn_edge.nn.pgn import PGN
 from pgn_edge.nn.prompted import embed
 from pgn_edge.nn.vit import CanvasViT, FrozenViT
 
@@ -94,19 +95,20 @@ def export_task(
         require_writable(path)
     checkpoint = load_checkpoint(checkpoint_path)
     vit = _matching_vit(checkpoint, options.weights, str(checkpoint_path))
-    export = _Export(checkpoint, vit, options)
+    proof = _prove(checkpoint, vit, options)
+    rungs = tuple(proof.ladder.rungs)
     if not options.allow_drift:
-        require_parity(export.ladder.rungs)
-    pgn_onnx = export.graph.model.SerializeToString()
+        require_parity(rungs)
+    pgn_onnx = proof.graph.model.SerializeToString()
     bundle = Bundle(
         name=checkpoint.name,
-        facts=export.graph.facts,
+        facts=proof.graph.facts,
         pgn_onnx=pgn_onnx,
         head=checkpoint.head,
-        golden=export.golden,
-        certificate=export.certificate.to_json(),
-        parity=tuple(rung.to_json() for rung in export.ladder.rungs),
-        numerics=export.graph.numerics,
+        golden=proof.golden,
+        certificate=proof.certificate.to_json(),
+        parity=tuple(rung.to_json() for rung in rungs),
+        numerics=proof.graph.numerics,
         provenance={**checkpoint.provenance, "checkpoint_sha256": sha256_file(checkpoint_path)},
     )
     if options.onnx_path is not None:
@@ -116,9 +118,9 @@ def export_task(
         path=Path(output),
         size_bytes=Path(output).stat().st_size,
         precision=options.precision,
-        certificate=export.certificate,
-        parity=tuple(export.ladder.rungs),
-        numerics=export.graph.numerics,
+        certificate=proof.certificate,
+        parity=rungs,
+        numerics=proof.graph.numerics,
     )
 
 
@@ -134,64 +136,82 @@ def _matching_vit(checkpoint: Checkpoint, weights: str | Path | None, source: st
     return vit
 
 
-class _Export:
-    """One export from inversion to the top of the ladder.
+@dataclass(frozen=True)
+class _Proof:
+    """What export measured, and the graph that it measured.
 
     Args:
-        checkpoint: the task.
-        vit: the frozen ViT that it was trained with.
-        options: how.
+        certificate: of the inversion.
+        ladder: its rungs; the reference is torch with the prompts as tokens.
+        graph: the PGN engine in the precision asked for.
+        golden: pair for the device.
+    """
+
+    certificate: Certificate
+    ladder: Ladder
+    graph: PgnGraph
+    golden: Golden
+
+
+def _prove(checkpoint: Checkpoint, vit: FrozenViT, options: ExportOptions) -> _Proof:
+    """From inversion to the top of the ladder.
 
     Raises:
         InversionError: prompt inversion would not be exact.
     """
+    images = torch.from_numpy(checkpoint.preprocess.normalise(checkpoint.golden_images))
+    with torch.no_grad():
+        coefficients = checkpoint.pgn.coefficients(images).numpy()
+    projection = Projection.of(vit, checkpoint.geometry)
+    inversion = _invert(checkpoint.pgn, projection, coefficients, options.ridge)
+    certificate = certify(inversion, coefficients, checkpoint.preprocess)
+    certificate.check()
+    deployed = DeployedPGN(checkpoint.pgn, checkpoint.geometry, checkpoint.preprocess, inversion).eval()
+    ladder = Ladder(run_torch(_TokenPath(vit, checkpoint), checkpoint.golden_images), checkpoint.head)
+    mixing = Mixing(projection, coefficients[:DISTANCE_FRAMES], inversion.pixels)
+    graph = _climb(ladder, checkpoint, vit, deployed, mixing, options)
+    return _Proof(certificate, ladder, graph, _golden(checkpoint, ladder.reference, deployed))
 
-    def __init__(self, checkpoint: Checkpoint, vit: FrozenViT, options: ExportOptions) -> None:
-        self.checkpoint, self.vit = checkpoint, vit
-        images = torch.from_numpy(checkpoint.preprocess.normalise(checkpoint.golden_images))
-        with torch.no_grad():
-            self.coefficients = checkpoint.pgn.coefficients(images).numpy()
-        self.projection = Projection.of(vit, checkpoint.geometry)
-        inversion = self._invert(options.ridge)
-        self.certificate = certify(inversion, self.coefficients, checkpoint.preprocess)
-        self.certificate.check()
-        deployed = DeployedPGN(checkpoint.pgn, checkpoint.geometry, checkpoint.preprocess, inversion).eval()
-        self.ladder = Ladder(run_torch(_TokenPath(vit, checkpoint), checkpoint.golden_images), checkpoint.head)
-        self.golden = _golden(checkpoint, self.ladder.reference, deployed)
-        self.graph = self._climb(deployed, inversion, options)
 
-    def _invert(self, ridge: bool) -> Inversion:
-        # In float64: what is stored as float32 later was rounded once.
-        with torch.no_grad():
-            library = copy.deepcopy(self.checkpoint.pgn).double().entries().numpy()
-        if self.checkpoint.pgn.config.space == "pixel":
-            return adopt_pixels(self.projection, library)
-        if ridge:
-            return choose_ridge(self.projection, library, self.coefficients)
-        return invert_library(self.projection, library)
+def _invert(pgn: PGN, projection: Projection, coefficients: np.ndarray, ridge: bool) -> Inversion:
+    # In float64: what is stored as float32 later is rounded once.
+    with torch.no_grad():
+        library = copy.deepcopy(pgn).double().entries().numpy()
+    if pgn.config.space == "pixel":
+        return adopt_pixels(projection, library)
+    if ridge:
+        return choose_ridge(projection, library, coefficients)
+    return invert_library(projection, library)
 
-    def _climb(self, deployed: DeployedPGN, inversion: Inversion, options: ExportOptions) -> PgnGraph:
-        """The rungs, and the graph on the last of them."""
-        images, frozen = self.checkpoint.golden_images, CanvasViT(self.vit, self.checkpoint.geometry)
-        few = np.linspace(0, len(images) - 1, min(DISTANCE_FRAMES, len(images))).round().astype(int)
-        self.ladder.climb("torch canvas", "fp32", run_torch(frozen, run_torch(deployed, images[few])), few)
-        facts = EngineFacts(
-            role="pgn",
-            backbone=self.checkpoint.backbone,
-            fingerprint=self.checkpoint.fingerprint,
-            geometry=self.checkpoint.geometry,
-            preprocess=self.checkpoint.preprocess,
-            precision="fp32",
-            opset=OPSET,
-            output="canvas",
-        )
-        mixing = Mixing(self.projection, self.coefficients[few], inversion.pixels)
-        for graph in pgn_graphs(deployed, facts, images, mixing, options.precision, options.simplify):
-            precision = graph.facts.precision
-            frames = few if precision == "fp32" else np.arange(len(images))
-            canvas = run_onnx(graph.model, images[frames])
-            self.ladder.climb(f"onnxruntime {precision}", precision, run_torch(frozen, canvas), frames)
-        return graph
+
+def _climb(
+    ladder: Ladder,
+    checkpoint: Checkpoint,
+    vit: FrozenViT,
+    deployed: DeployedPGN,
+    mixing: Mixing,
+    options: ExportOptions,
+) -> PgnGraph:
+    """Add the rungs, and return the graph on the last of them."""
+    images, frozen = checkpoint.golden_images, CanvasViT(vit, checkpoint.geometry)
+    few = np.linspace(0, len(images) - 1, min(DISTANCE_FRAMES, len(images))).round().astype(int)
+    ladder.climb("torch canvas", "fp32", run_torch(frozen, run_torch(deployed, images[few])), few)
+    facts = EngineFacts(
+        role="pgn",
+        backbone=checkpoint.backbone,
+        fingerprint=checkpoint.fingerprint,
+        geometry=checkpoint.geometry,
+        preprocess=checkpoint.preprocess,
+        precision="fp32",
+        opset=OPSET,
+        output="canvas",
+    )
+    for graph in pgn_graphs(deployed, facts, images, mixing, options.precision, options.simplify):
+        precision = graph.facts.precision
+        frames = few if precision == "fp32" else np.arange(len(images))
+        canvas = run_onnx(graph.model, images[frames])
+        ladder.climb(f"onnxruntime {precision}", precision, run_torch(frozen, canvas), frames)
+    return graph
 
 
 class _TokenPath(torch.nn.Module):
