@@ -38,6 +38,8 @@ format: $(READY)
 benchmarks: $(READY)
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/chain.py
+	$(BIN)/python benchmarks/export_speed.py
+	$(BIN)/python benchmarks/export_table.py
 
 clean:
 	rm -rf $(VENV) build dist runs *.egg-info

@@ -8,7 +8,6 @@ spinning for milliseconds and would slow whatever has the next turn.
 
 from __future__ import annotations
 
-import logging
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -20,23 +19,26 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import open_clip
-import torch
-from common import HEADER, environment_table, markdown_table, parser, stats_row, write_results
+from common import (
+    CLIP,
+    HEADER,
+    PROMPTS,
+    environment_table,
+    markdown_table,
+    parser,
+    random_clip_task,
+    stats_row,
+    write_results,
+)
 
 from pgn_edge.errors import EngineError
 from pgn_edge.export.frozen import VitOptions, export_vit
 from pgn_edge.export.task import ExportOptions, export_task
-from pgn_edge.heads import Head
-from pgn_edge.nn.checkpoint import Checkpoint, save_checkpoint
-from pgn_edge.nn.clip import clip_backbone
-from pgn_edge.nn.pgn import PGN, PgnConfig
 from pgn_edge.runtime import Runtime
 from pgn_edge.runtime.environment import describe_environment
 
 TARGET = 1.08
-BACKBONE = "open_clip:ViT-B-32/openai"  # the architecture; the weights are random
-PROMPTS, LIBRARY, CLASSES, GOLDEN = 16, 256, 100, 8
+GOLDEN = 8
 FRAMES_HW = {"chain 224 x 224": (224, 224), "chain 640 x 480": (480, 640)}
 BARE = "bare session"
 
@@ -55,28 +57,10 @@ class Options:
 
 def export_pair(folder: Path, seed: int) -> tuple[Path, Path]:
     """Export a random ViT and a random task for it, through the same functions as the commands; returns both paths."""
-    torch.manual_seed(seed)
-    model = open_clip.create_model("ViT-B-32", pretrained=None, force_quick_gelu=True).eval()
-    weights = folder / "weights.pt"
-    torch.save(model.state_dict(), weights)
-    vit = clip_backbone(model, BACKBONE, None).vit
-    rng = np.random.default_rng(seed)
-    rows = rng.standard_normal((CLASSES, int(model.visual.proj.shape[1])), np.float32)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    checkpoint = Checkpoint(
-        name="chain",
-        backbone=BACKBONE,
-        fingerprint=vit.fingerprint(),
-        geometry=vit.geometry(PROMPTS),
-        preprocess=vit.spec.preprocess,
-        pgn=PGN(PgnConfig("resnet10", PROMPTS, LIBRARY, vit.width, vit.spec.image_hw[0])).eval(),
-        head=Head.text(rows, tuple(f"class {index}" for index in range(CLASSES)), 100.0),
-        golden_images=rng.integers(0, 256, (GOLDEN, *vit.spec.image_hw, 3), dtype=np.uint8),
-    )
-    save_checkpoint(folder / "ckpt.pt", checkpoint)
+    weights, checkpoint = random_clip_task(folder, GOLDEN, seed)
     engine, task = folder / "vit.onnx", folder / "task.pgn"
-    export_vit(BACKBONE, engine, VitOptions(prompts=PROMPTS, weights=weights))
-    export_task(folder / "ckpt.pt", task, ExportOptions(weights=weights))
+    export_vit(CLIP, engine, VitOptions(prompts=PROMPTS, weights=weights))
+    export_task(checkpoint, task, ExportOptions(weights=weights))
     return engine, task
 
 
@@ -163,8 +147,6 @@ def main() -> int:
     output = given.pop("output")
     options = Options(**given)
     environment = describe_environment()
-    # Else open_clip warns on stderr that the weights are random, which is intended here.
-    logging.getLogger().setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         print("exporting the ViT and the task", file=sys.stderr)
         engine, task = export_pair(Path(folder), options.seed)

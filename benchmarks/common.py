@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pgn_edge.files import write_text
 from pgn_edge.runtime.bench import Stats
+
+CLIP = "open_clip:ViT-B-32/openai"  # the architecture; the weights are random
+PROMPTS, LIBRARY, CLASSES = 16, 256, 100
 
 RESULTS = Path(__file__).parent / "results"
 HEADER = ("", "p50", "p95", "p99", "mean", "min", "samples")
@@ -20,6 +26,47 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=description)
     made.add_argument("--output", type=Path, default=RESULTS, help="folder of the results; default: %(default)s")
     return made
+
+
+def random_clip_task(folder: Path, golden: int, seed: int) -> tuple[Path, Path]:
+    """CLIP ViT-B/32 with seeded random weights, and an untrained task for it.
+
+    Args:
+        folder: where both are written.
+        golden: number of golden images, all of them synthetic.
+        seed: of everything random.
+
+    Returns:
+        Paths of the weights and of the checkpoint.
+    """
+    import open_clip
+    import torch
+
+    from pgn_edge.export.synthetic import pictures
+    from pgn_edge.heads import Head
+    from pgn_edge.nn.checkpoint import Checkpoint, save_checkpoint
+    from pgn_edge.nn.clip import clip_backbone
+    from pgn_edge.nn.pgn import PGN, PgnConfig
+
+    logging.getLogger().setLevel(logging.ERROR)  # else open_clip warns that the weights are random, as they should be
+    torch.manual_seed(seed)
+    model = open_clip.create_model("ViT-B-32", pretrained=None, force_quick_gelu=True).eval()
+    torch.save(model.state_dict(), folder / "weights.pt")
+    vit = clip_backbone(model, CLIP, None).vit
+    rows = np.random.default_rng(seed).standard_normal((CLASSES, int(model.visual.proj.shape[1])), np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    checkpoint = Checkpoint(
+        name="random",
+        backbone=CLIP,
+        fingerprint=vit.fingerprint(),
+        geometry=vit.geometry(PROMPTS),
+        preprocess=vit.spec.preprocess,
+        pgn=PGN(PgnConfig("resnet10", PROMPTS, LIBRARY, vit.width, vit.spec.image_hw[1])).eval(),
+        head=Head.text(rows, tuple(f"class {index}" for index in range(CLASSES)), 100.0),
+        golden_images=pictures(golden, vit.spec.image_hw, seed),
+    )
+    save_checkpoint(folder / "ckpt.pt", checkpoint)
+    return folder / "weights.pt", folder / "ckpt.pt"
 
 
 def stats_row(name: str, samples: Sequence[float], digits: int = 2) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ ViT engine it feeds, both on ONNX Runtime at 224 px, batch 1, float32, interleav
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import tempfile
@@ -17,53 +16,33 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import open_clip
-import torch
-from common import HEADER, environment_table, markdown_table, parser, stats_row, write_results
+from common import (
+    CLIP,
+    HEADER,
+    PROMPTS,
+    environment_table,
+    markdown_table,
+    parser,
+    random_clip_task,
+    stats_row,
+    write_results,
+)
 
 from pgn_edge.bundle import read_bundle
 from pgn_edge.export.frozen import VitOptions, export_vit
-from pgn_edge.export.synthetic import pictures
-from pgn_edge.heads import Head
-from pgn_edge.nn.checkpoint import Checkpoint, save_checkpoint
-from pgn_edge.nn.clip import clip_backbone
-from pgn_edge.nn.pgn import PGN, PgnConfig
 from pgn_edge.runtime.environment import describe_environment
 
-BACKBONE = "open_clip:ViT-B-32/openai"  # the architecture; the weights are random
-PROMPTS, LIBRARY, CLASSES, GOLDEN = 16, 256, 100, 40
+GOLDEN = 40
 SECONDS, GIGABYTES, SHARE = 20.0, 3.0, 0.03
 
 
-def make_inputs(folder: Path, seed: int) -> tuple[Path, Path]:
-    """A random ViT's weights and a checkpoint of an untrained PGN for it; returns both paths."""
-    torch.manual_seed(seed)
-    model = open_clip.create_model("ViT-B-32", pretrained=None, force_quick_gelu=True).eval()
-    torch.save(model.state_dict(), folder / "weights.pt")
-    vit = clip_backbone(model, BACKBONE, None).vit
-    rows = np.random.default_rng(seed).standard_normal((CLASSES, int(model.visual.proj.shape[1])), np.float32)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    checkpoint = Checkpoint(
-        name="speed",
-        backbone=BACKBONE,
-        fingerprint=vit.fingerprint(),
-        geometry=vit.geometry(PROMPTS),
-        preprocess=vit.spec.preprocess,
-        pgn=PGN(PgnConfig("resnet10", PROMPTS, LIBRARY, vit.width, 224)).eval(),
-        head=Head.text(rows, tuple(f"class {index}" for index in range(CLASSES)), 100.0),
-        golden_images=pictures(GOLDEN, vit.spec.image_hw, seed),
-    )
-    save_checkpoint(folder / "ckpt.pt", checkpoint)
-    return folder / "weights.pt", folder / "ckpt.pt"
-
-
-def time_export(weights: Path, checkpoint: Path, output: Path) -> tuple[float, float]:
-    """Seconds and peak gigabytes of one `pgn-edge export --fp16`.
+def time_export(weights: Path, checkpoint: Path, output: Path, *flags: str) -> tuple[float, float]:
+    """Seconds and peak gigabytes of one `pgn-edge export`.
 
     Raises:
         RuntimeError: it failed.
     """
-    command = [sys.executable, "-m", "pgn_edge", "export", checkpoint, "--fp16", "--weights", weights, "-o", output]
+    command = [sys.executable, "-m", "pgn_edge", "export", checkpoint, "--weights", weights, "-o", output, *flags]
     start = perf_counter()
     child = os.posix_spawn(sys.executable, [str(part) for part in command], os.environ)
     _, status, usage = os.wait4(child, 0)
@@ -119,29 +98,16 @@ def main() -> int:
     arguments.add_argument("--seed", type=int, default=0)
     options = arguments.parse_args()
     environment = describe_environment()
-    # Else open_clip warns on stderr that the weights are random, which is intended here.
-    logging.getLogger().setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        weights, checkpoint = make_inputs(folder, options.seed)
+        weights, checkpoint = random_clip_task(folder, GOLDEN, options.seed)
         runs = []
         for _ in range(options.runs):
-            seconds, gigabytes = time_export(weights, checkpoint, folder / "task.pgn")
+            seconds, gigabytes = time_export(weights, checkpoint, folder / "task.pgn", "--fp16")
             runs.append({"seconds": seconds, "gigabytes": gigabytes})
         print("exporting the ViT", file=sys.stderr)
-        export_vit(BACKBONE, folder / "vit.onnx", VitOptions(PROMPTS, weights=weights))
-        export = [
-            sys.executable,
-            "-m",
-            "pgn_edge",
-            "export",
-            checkpoint,
-            "--weights",
-            weights,
-            "-o",
-            folder / "fp32.pgn",
-        ]
-        os.waitpid(os.posix_spawn(sys.executable, [str(part) for part in export], os.environ), 0)
+        export_vit(CLIP, folder / "vit.onnx", VitOptions(PROMPTS, weights=weights))
+        time_export(weights, checkpoint, folder / "fp32.pgn")
         times = time_engines(folder / "vit.onnx", folder / "fp32.pgn", options.samples, options.seed)
     share = float(np.median(times["PGN engine"]) / np.median(times["ViT engine"]))
     fast = all(run["seconds"] <= SECONDS and run["gigabytes"] <= GIGABYTES for run in runs)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -18,12 +17,9 @@ from pgn_edge.cli.console import (
     json_option,
     layout_option,
     print_json,
-    print_table,
     weights_option,
 )
-
-if TYPE_CHECKING:
-    from pgn_edge.export.parity import Rung
+from pgn_edge.cli.tables import print_certificate, print_numerics, print_parity
 
 
 @click.command()
@@ -62,9 +58,8 @@ def export(checkpoint: Path, output: Path | None, fp16: bool, bf16: bool, as_jso
             }
         )
         return
-    rows = [(key, f"{value:.6g}" if isinstance(value, float) else str(value)) for key, value in certificate.items()]
-    print_table("Certificate of the inversion", ("", "value"), rows)
-    print_parity(report.parity)
+    print_certificate(certificate)
+    print_parity(parity)
     print_numerics(report.numerics)
     click.echo(f"{report.path}: {report.precision} task bundle, {report.size_bytes / 1e6:.2f} MB")
 
@@ -99,18 +94,19 @@ def export_vit(backbone: str, output: Path, fp16: bool, bf16: bool, int8: bool, 
     with busy(f"exporting {backbone} and comparing it with torch"):
         report = run(backbone, output, VitOptions(precision=precision, **options))
     graph = report.graph
+    parity = [rung.to_json() for rung in graph.parity]
     if as_json:
         print_json(
             {
                 "path": str(report.path),
                 "bytes": report.size_bytes,
                 "facts": graph.facts.to_json(),
-                "parity": [rung.to_json() for rung in graph.parity],
+                "parity": parity,
                 "numerics": dict(graph.numerics),
             }
         )
         return
-    print_parity(graph.parity)
+    print_parity(parity)
     print_numerics(graph.numerics)
     geometry = graph.facts.geometry
     height, width = geometry.canvas_hw
@@ -118,36 +114,6 @@ def export_vit(backbone: str, output: Path, fp16: bool, bf16: bool, int8: bool, 
         f"{report.path}: {graph.facts.precision} ViT engine, {geometry.prompts} prompts, canvas {height} x {width}, "
         f"{report.size_bytes / 1e6:.2f} MB, fingerprint {graph.facts.fingerprint[:12]}"
     )
-
-
-def print_parity(parity: tuple[Rung, ...]) -> None:
-    """The ladder as a table."""
-    rows = [
-        (
-            rung.name,
-            f"{rung.agreement.max_abs:.2e}",
-            f"{rung.agreement.cosine:.6f}",
-            f"{rung.agreement.top1_flips} of {rung.agreement.frames}",
-            "passed" if rung.passed else "FAILED",
-        )
-        for rung in parity
-    ]
-    print_table("Parity ladder", ("rung", "max abs", "cosine", "top-1 flips", ""), rows)
-
-
-def print_numerics(numerics: Mapping[str, Any]) -> None:
-    """Which nodes stay float32 in a 16-bit graph, if any had to."""
-    rows = [
-        (
-            kept["node"],
-            kept["reason"],
-            f"{kept['max_abs']:.3g}",
-            "overflow" if kept["rounding"] is None else f"{kept['rounding']:.1e}",
-        )
-        for kept in numerics.get("kept_float32", ())
-    ]
-    if rows:
-        print_table("Kept in float32", ("node", "reason", "max abs", "rounding error"), rows)
 
 
 COMMANDS = (export, export_vit)

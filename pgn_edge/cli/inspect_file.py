@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pgn_edge.cli.console import json_option, print_json, print_table, printable
+from pgn_edge.cli.tables import print_certificate, text, words
 
 if TYPE_CHECKING:
     from pgn_edge.export.inspection import Inspection
@@ -66,15 +67,15 @@ def _side(value: Any) -> str:
 
     if value is ABSENT or isinstance(value, str):
         return "absent" if value is ABSENT else value
-    text = json.dumps(value)  # every digit: a rounded one could look the same on both sides
-    return text if len(text) <= LONGEST_SIDE else f"{text[:LONGEST_SIDE]} ..."
+    whole = json.dumps(value)  # every digit: a rounded one could look the same on both sides
+    return whole if len(whole) <= LONGEST_SIDE else f"{whole[:LONGEST_SIDE]} ..."
 
 
 def _print_inspection(inspection: Inspection) -> None:
     sections = dict(inspection.sections)
     rows = [
         ("kind", inspection.kind),
-        ("name", _text(sections.pop("name", ""))),
+        ("name", text(sections.pop("name", ""))),
         ("size", f"{inspection.size_bytes / 1e6:.2f} MB ({inspection.size_bytes} bytes)"),
         ("sha256", inspection.sha256),
     ]
@@ -82,7 +83,7 @@ def _print_inspection(inspection: Inspection) -> None:
     for note in inspection.notes:
         click.echo(printable(note))
     printers: dict[str, Callable[[Any], None]] = {
-        "certificate": _print_certificate,
+        "certificate": print_certificate,
         "graph": _print_graph,
         "labels": _print_labels,
     }
@@ -102,8 +103,8 @@ def _print_section(title: str, value: Any) -> None:
         print_table(title, (), rows)
     for key, entries in lists.items():
         header = list(dict.fromkeys(name for entry in entries for name in entry))
-        cells = [[_text(entry.get(name, "")) for name in header] for entry in entries]
-        print_table(f"{title}: {_words(key)}" if key else title, [_words(name) for name in header], cells)
+        cells = [[text(entry.get(name, "")) for name in header] for entry in entries]
+        print_table(f"{title}: {words(key)}" if key else title, [words(name) for name in header], cells)
 
 
 def _is_table(value: Any) -> bool:
@@ -116,20 +117,10 @@ def _rows(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         if isinstance(inner, Mapping):
             rows += _rows(inner, f"{prefix}{key} ")
         elif key.endswith("_hw") and isinstance(inner, list):
-            rows.append((_words(f"{prefix}{key.removesuffix('_hw')}"), " x ".join(map(_text, inner))))
+            rows.append((words(f"{prefix}{key.removesuffix('_hw')}"), " x ".join(map(text, inner))))
         else:
-            rows.append((_words(f"{prefix}{key}"), _text(inner)))
+            rows.append((words(f"{prefix}{key}"), text(inner)))
     return rows
-
-
-def _print_certificate(certificate: Mapping[str, Any]) -> None:
-    rows = [
-        (_words(key), _text(value), _text(certificate.get(f"{key}_limit", "")))
-        for key, value in certificate.items()
-        if not key.endswith("_limit")
-    ]
-    if rows:
-        print_table("Certificate of the inversion", ("", "value", "limit"), rows)
 
 
 def _print_graph(graph: Mapping[str, Any]) -> None:
@@ -140,7 +131,7 @@ def _print_graph(graph: Mapping[str, Any]) -> None:
     ]
     rows.append(("opset", _counts(graph["opset"])))
     if "nodes" in graph:
-        rows.append(("parameters", _text(graph["parameters"])))
+        rows.append(("parameters", text(graph["parameters"])))
         rows += [(f"{kind} nodes", _counts(types)) for kind, types in graph["arithmetic"].items()]
         rows += [
             (f"{kind} weights", f"{entry['tensors']} tensors, {entry['bytes']} bytes")
@@ -149,14 +140,14 @@ def _print_graph(graph: Mapping[str, Any]) -> None:
         rows.append(("all nodes", _counts(graph["nodes"])))
     print_table("Graph", (), rows)
     largest = [
-        (printable(name), _tensor(value), _text(value["bytes"])) for name, value in graph.get("largest", {}).items()
+        (printable(name), _tensor(value), text(value["bytes"])) for name, value in graph.get("largest", {}).items()
     ]
     if largest:
         print_table("Largest tensors", ("tensor", "type", "bytes"), largest)
 
 
 def _tensor(value: Mapping[str, Any]) -> str:
-    return f"{value['type']} ({', '.join(_text(size) for size in value['shape'])})"
+    return f"{value['type']} ({', '.join(text(size) for size in value['shape'])})"
 
 
 def _counts(counts: Mapping[str, int]) -> str:
@@ -166,22 +157,6 @@ def _counts(counts: Mapping[str, int]) -> str:
 def _print_labels(labels: Sequence[str]) -> None:
     more = f", and {len(labels) - FIRST_LABELS} more" if len(labels) > FIRST_LABELS else ""
     click.echo(f"{len(labels)} labels: {', '.join(map(printable, labels[:FIRST_LABELS]))}{more}")
-
-
-def _text(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "none", True: "yes", False: "no"}[value]
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, Mapping):
-        return json.dumps(value)
-    if isinstance(value, list):
-        return ", ".join(map(_text, value))
-    return str(value)
-
-
-def _words(key: str) -> str:
-    return key.replace("_", " ")
 
 
 COMMANDS = (inspect_command,)
