@@ -72,7 +72,7 @@ def pgn_graphs(
     error, largest = mixing.error(precision), float(np.abs(mixing.pixels).max())
     if not error <= token_limit(precision):
         for name in readers(model, "pixels"):
-            kept[name] = Kept(name, "prompt pixels", largest, error if np.isfinite(error) else None)
+            kept[name] = Kept(name, "prompt pixels", largest, error)
     numerics = {"kept_float32": [node.to_json() for node in kept.values()]}
     facts = replace(facts, precision=precision)
     yield PgnGraph(finish(to_half(model, precision, list(kept)), facts, numerics), facts, numerics)

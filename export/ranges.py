@@ -6,6 +6,7 @@ Both are measured on the float32 graph, tensor by tensor, and the nodes around a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -30,17 +31,17 @@ class Kept:
         node: its name.
         reason: in a few words.
         max_abs: largest magnitude at its inputs and outputs.
-        rounding: root mean square relative error that rounding to 16 bits would make there; None for infinite.
+        rounding: root mean square relative error that rounding to 16 bits would make there; infinite for overflow.
     """
 
     node: str
     reason: str
     max_abs: float
-    rounding: float | None
+    rounding: float
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object for manifests."""
-        return asdict(self)
+        """A JSON object for manifests; null where a number is not finite."""
+        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
 
 
 @dataclass(frozen=True)
@@ -136,5 +137,4 @@ def _around(node: onnx.NodeProto, ranges: dict[str, Range]) -> list[Range]:
 def _kept(node: onnx.NodeProto, ranges: dict[str, Range]) -> Kept:
     around = _around(node, ranges)
     reason = next(r.reason for r in around if r.reason)
-    worst = max(r.rounding for r in around)
-    return Kept(node.name, reason, max(r.max_abs for r in around), worst if np.isfinite(worst) else None)
+    return Kept(node.name, reason, max(r.max_abs for r in around), max(r.rounding for r in around))

@@ -41,7 +41,7 @@ def print_numerics(numerics: Mapping[str, Any]) -> None:
         (
             text(kept["node"]),
             text(kept["reason"]),
-            f"{kept['max_abs']:.3g}",
+            "not finite" if kept["max_abs"] is None else f"{kept['max_abs']:.3g}",
             "overflow" if kept["rounding"] is None else f"{kept['rounding']:.1e}",
         )
         for kept in numerics.get("kept_float32", ())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import onnx
 import pytest
@@ -91,3 +93,5 @@ def test_an_entry_is_plain_json():
     assert entry["node"] == "one"
     assert entry["max_abs"] == pytest.approx(5e4 * float(BATCH.max()), rel=1e-6)
     assert entry["rounding"] is None, "infinity is no JSON"
+    nan = keep_by_range(chain(1.0, 1.0), np.full((2, 4), np.nan, np.float32))[0]
+    assert json.loads(json.dumps(nan.to_json()), parse_constant=pytest.fail)["max_abs"] is None
