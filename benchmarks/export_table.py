@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,7 @@ from pgn_edge.export.frozen import VitGraph, vit_graphs
 from pgn_edge.export.parity import run_onnx
 from pgn_edge.export.synthetic import pictures
 from pgn_edge.export.task import ExportOptions, export_task
+from pgn_edge.files import write_text
 from pgn_edge.geometry import Layout
 from pgn_edge.heads import Head
 from pgn_edge.nn.backbones import load_backbone
@@ -207,13 +209,14 @@ def one_backbone(name: str, output: Path) -> None:
         for row in rows_of(name, Path(folder)):
             rows.append(row)
             print(" | ".join(cells(row)), file=sys.stderr, flush=True)
-        output.write_text(json.dumps(rows))
+        write_text(output, json.dumps(rows))
 
 
 def main() -> None:
     """Each backbone in a process of its own, so that one that runs out of memory takes no other with it."""
     arguments = parser(__doc__)
     arguments.add_argument("--backbone", action="append", choices=BACKBONES, help="only this one; repeat for several")
+    arguments.add_argument("--parts", type=Path, help="folder that keeps finished backbones, for a run that goes on")
     arguments.add_argument("--part", type=Path, help="write the rows of one backbone there, as the parts of a run do")
     options = arguments.parse_args()
     names = options.backbone or BACKBONES
@@ -224,8 +227,9 @@ def main() -> None:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
-            part = Path(folder) / "part.json"
-            subprocess.run([sys.executable, __file__, "--backbone", name, "--part", part], check=True)
+            part = (options.parts or Path(folder)) / f"{re.sub(r'[^0-9A-Za-z]+', '-', name)}.json"
+            if not part.exists():
+                subprocess.run([sys.executable, __file__, "--backbone", name, "--part", part], check=True)
             rows += json.loads(part.read_text())
     about = " ".join((__doc__ or "").split("\n\n", 1)[1].split())
     text = f"# Exports at true size\n\n{about}\n\n`python benchmarks/export_table.py`\n\n"
