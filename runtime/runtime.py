@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +22,19 @@ from pgn_edge.runtime.result import Result
 
 @dataclass(frozen=True, eq=False)
 class _Task:
+    """A loaded task.
+
+    Args:
+        bundle: as read.
+        pgn: its engine.
+        image: (1, H, W, 3) uint8, what the PGN reads when frames come one by one.
+        paint: runs the PGN from `image` into the runtime's own canvas.
+    """
+
     bundle: Bundle
     pgn: Engine
+    image: np.ndarray
+    paint: Callable[[], None]
 
 
 class Runtime:
@@ -31,6 +42,9 @@ class Runtime:
 
     Every task is checked against the ViT (fingerprint and geometry), and must reproduce its golden pair on
     this device, before its first frame. One thread at a time may call a Runtime; results belong to the caller.
+
+    Frames that come one by one go through arrays that are made once: the PGN writes its canvas where the ViT reads it,
+    and nothing is allocated for a frame but what its result keeps.
 
     Args:
         vit: a ViT engine file from `pgn-edge export-vit`, or an engine that is already open.
@@ -56,6 +70,8 @@ class Runtime:
                     self._vit.name, expected="a ViT engine", got="a PGN engine", do="give the task as a bundle instead"
                 )
             check_tensors(self._vit, self.facts)
+            self._canvas, self._embedding = self._buffers()
+            self._encode = self._vit.bind({"canvas": self._canvas}, {self.facts.output: self._embedding})
             for name, path in (tasks or {}).items():
                 self.add(name, path)
         except BaseException:
@@ -77,10 +93,12 @@ class Runtime:
         try:
             check_tensors(pgn, bundle.facts)
             check_golden(bundle, self._vit, self.facts, pgn)
+            image = np.zeros((1, *bundle.facts.geometry.content_hw, 3), np.uint8)
+            paint = pgn.bind({"image": image}, {"canvas": self._canvas[:1]})
         except BaseException:
             pgn.close()
             raise
-        self._tasks[name] = _Task(bundle, pgn)
+        self._tasks[name] = _Task(bundle, pgn, image, paint)
 
     @property
     def tasks(self) -> dict[str, Bundle]:
@@ -104,7 +122,18 @@ class Runtime:
             DataError: not a colour frame.
             EngineError: an engine failed.
         """
-        return self.infer_batch([(task, frame_bgr)])[0]
+        loaded = self._task(task)
+        timings: dict[str, float] = {}
+        with _timed(timings, "preprocess"):
+            loaded.image[0] = loaded.bundle.facts.preprocess(frame_bgr, "BGR")
+        with _timed(timings, "pgn"):
+            loaded.paint()
+        with _timed(timings, "vit"):
+            self._encode()
+        with _timed(timings, "head"):
+            (scores,) = _scores([loaded], self._embedding[:1])
+        timings["total"] = sum(timings.values())
+        return _result(task, loaded.bundle, scores, self._embedding[0].copy(), self._canvas[0].copy(), timings)
 
     def infer_batch(self, frames: Sequence[tuple[str, np.ndarray]]) -> list[Result]:
         """Answer frames of any tasks with one pass of the ViT.
@@ -118,8 +147,8 @@ class Runtime:
         Raises:
             PairingError, DataError, EngineError: as `infer`; then no frame is answered.
         """
-        if not frames:
-            return []
+        if len(frames) < 2:
+            return [self.infer(*frame) for frame in frames]
         tasks = [self._task(name) for name, _ in frames]
         timings: dict[str, float] = {}
         with _timed(timings, "preprocess"):
@@ -131,8 +160,8 @@ class Runtime:
             canvases = self._canvases(tasks, images)
         with _timed(timings, "vit"):
             embeddings = infer_all(self._vit, "canvas", canvases)[self.facts.output]
-        with _timed(timings, "head"), np.errstate(invalid="ignore", over="ignore"):  # NaN and Inf are refused below
-            scores = [task.bundle.head.scores(embeddings[i : i + 1])[0] for i, task in enumerate(tasks)]
+        with _timed(timings, "head"):
+            scores = _scores(tasks, embeddings)
         timings["total"] = sum(timings.values())
         return [
             _result(name, task.bundle, score, embedding, canvas, timings)
@@ -162,15 +191,27 @@ class Runtime:
             raise PairingError(f"task {name}", expected=f"a loaded task ({loaded})", got=repr(name), do="add it first")
         return self._tasks[name]
 
+    def _buffers(self) -> tuple[np.ndarray, np.ndarray]:
+        """A canvas and an embedding of the ViT's smallest batch, zero."""
+        batch = self._vit.inputs["canvas"].shape[0] or 1
+        canvas = np.zeros((batch, 3, *self.facts.geometry.canvas_hw), np.float32)
+        width = self._vit.outputs[self.facts.output].shape[1]
+        if width is None:
+            width = infer_all(self._vit, "canvas", canvas)[self.facts.output].shape[1]
+        return canvas, np.zeros((batch, width), np.float32)
+
     def _canvases(self, tasks: Sequence[_Task], images: Sequence[np.ndarray]) -> np.ndarray:
-        if len(tasks) == 1:
-            return tasks[0].pgn.infer({"image": images[0]})["canvas"]
         canvases = np.empty((len(tasks), 3, *self.facts.geometry.canvas_hw), np.float32)
         for task in dict.fromkeys(tasks):
             where = [index for index, other in enumerate(tasks) if other is task]
             batch = np.concatenate([images[index] for index in where])
             canvases[where] = task.pgn.infer({"image": batch})["canvas"]
         return canvases
+
+
+def _scores(tasks: Sequence[_Task], embeddings: np.ndarray) -> list[np.ndarray]:
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN and Inf are refused with the result
+        return [task.bundle.head.scores(embeddings[i : i + 1])[0] for i, task in enumerate(tasks)]
 
 
 def _result(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,8 +72,48 @@ class Engine(Protocol):
             EngineError: wrong names, types or shapes, or the engine failed.
         """
 
+    def bind(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> Callable[[], None]:
+        """Fix the arrays that the engine reads and writes, so that a run neither allocates nor copies.
+
+        The output of one engine may be the input of the next. Arrays stay the caller's, who keeps other threads from
+        them while it runs.
+
+        Args:
+            inputs: one contiguous array for each input, of its type and shape.
+            outputs: one contiguous, writable array for each output, with every size known.
+
+        Returns:
+            A call that runs once, from what the inputs hold by then; it raises EngineError if the engine fails.
+
+        Raises:
+            EngineError: wrong names, types or shapes, or arrays that are not contiguous.
+        """
+
     def close(self) -> None:
         """Give its memory back; calling twice does no harm."""
+
+
+def check_binding(engine: Engine, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
+    """Refuse arrays that an engine cannot read or write in place.
+
+    Raises:
+        EngineError: a name, type or shape is wrong, or an array is not contiguous or not writable.
+    """
+    check_feeds(engine, inputs)
+    if outputs.keys() != engine.outputs.keys():
+        raise EngineError(
+            engine.name, expected=f"outputs {sorted(engine.outputs)}", got=f"{sorted(outputs)}", do="name each once"
+        )
+    for name, array in (*inputs.items(), *outputs.items()):
+        spec = engine.outputs[name] if name in outputs else engine.inputs[name]
+        usable = spec.accepts(array) and array.flags.c_contiguous and (array.flags.writeable or name in inputs)
+        if not usable:
+            raise EngineError(
+                f"{engine.name}: {name}",
+                expected=f"{spec}, contiguous and writable",
+                got=f"{array.dtype} {array.shape}",
+                do="bind an array made with numpy.zeros",
+            )
 
 
 def infer_all(engine: Engine, name: str, batch: np.ndarray) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from pgn_edge.errors import EngineError
-from pgn_edge.runtime.engines.base import TensorSpec, check_feeds
+from pgn_edge.runtime.engines.base import TensorSpec, check_binding, check_feeds
 
 
 class FakeEngine:
@@ -51,6 +51,16 @@ class FakeEngine:
                 do="this engine is a stand-in: use a real one",
             )
         return dict(self._function(feeds))
+
+    def bind(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> Callable[[], None]:
+        """See `Engine.bind`."""
+        check_binding(self, inputs, outputs)
+
+        def run() -> None:
+            for name, value in self.infer(inputs).items():
+                np.copyto(outputs[name], value)
+
+        return run
 
     def close(self) -> None:
         """See `Engine.close`."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pgn_edge.errors import EngineError, MissingExtraError
-from pgn_edge.runtime.engines.base import TensorSpec, check_feeds
+from pgn_edge.runtime.engines.base import TensorSpec, check_binding, check_feeds
 
 TYPES = {
     "tensor(float)": np.float32,
@@ -84,19 +86,40 @@ class OnnxRuntimeEngine:
     def infer(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See `Engine.infer`."""
         check_feeds(self, feeds)
+        with self._running() as session:
+            return dict(zip(self._names, session.run(self._names, dict(feeds)), strict=True))
+
+    def bind(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> Callable[[], None]:
+        """See `Engine.bind`."""
+        check_binding(self, inputs, outputs)
+        with self._running() as session:
+            binding = session.io_binding()
+            for name, array in inputs.items():
+                binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+            for name, array in outputs.items():
+                binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        return partial(self._run_bound, binding, (*inputs.values(), *outputs.values()))
+
+    def _run_bound(self, binding: Any, arrays: tuple[np.ndarray, ...]) -> None:
+        # The arrays come along only to stay alive: the binding knows no more than their addresses.
+        with self._running() as session:
+            session.run_with_iobinding(binding)
+
+    @contextmanager
+    def _running(self) -> Iterator[Any]:
+        """The open session; what it raises is mapped."""
         if self._session is None:
             raise EngineError(self.name, expected="an open engine", got="a closed one", do="open it again")
         try:
-            values = self._session.run(self._names, dict(feeds))
+            yield self._session
         except Exception as exc:
-            # As above.
+            # ONNX Runtime's exceptions share no base class but this one.
             raise EngineError(
                 self.name,
                 expected="a run without errors",
                 got=_reason(exc),
                 do="check the input and the device",
             ) from exc
-        return dict(zip(self._names, values, strict=True))
 
     def close(self) -> None:
         """See `Engine.close`."""

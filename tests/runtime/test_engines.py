@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,69 @@ def test_feeds_that_do_not_fit(engine: Engine, change: dict[str, Any], says: str
     given = {name: array for name, array in {**feeds(), **change}.items() if array is not None}
     with pytest.raises(EngineError, match=says):
         engine.infer(given)
+
+
+def test_a_bound_engine_reads_and_writes_in_place(engine: Engine):
+    given, z = feeds(), np.zeros((2, 3), np.float32)
+    run = engine.bind(given, {"z": z})
+    assert (z == 0).all(), "nothing runs before it is told to"
+    for value in (2, 7):
+        given["x"][:] = value
+        run()
+        np.testing.assert_array_equal(z, value * given["y"])
+
+
+def test_one_engine_writes_where_the_next_one_reads(engine: Engine):
+    given, between, z = feeds(), np.zeros((2, 3), np.float32), np.zeros((2, 3), np.float32)
+    first, second = engine.bind(given, {"z": between}), engine.bind({"x": between, "y": given["y"]}, {"z": z})
+    first()
+    second()
+    np.testing.assert_array_equal(z, given["x"] * given["y"] ** 2)
+
+
+def test_a_binding_keeps_its_arrays_alive(engine: Engine):
+    outputs = {"z": np.zeros((2000, 3), np.float32)}
+    view = memoryview(outputs["z"])
+    run = engine.bind(feeds(2000), outputs)
+    del outputs
+    gc.collect()
+    others = [np.full((2000, 3), 9, np.float32) for _ in range(20)]  # would take the place of what was freed
+    run()
+    expected = feeds(2000)
+    np.testing.assert_array_equal(np.asarray(view), expected["x"] * expected["y"])
+    assert all((other == 9).all() for other in others)
+
+
+def read_only() -> np.ndarray:
+    array = np.zeros((2, 3), np.float32)
+    array.flags.writeable = False
+    return array
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        pytest.param({"x": np.zeros((2, 6), np.float32)[:, ::2]}, "contiguous", id="an input with gaps"),
+        pytest.param({"x": np.zeros((2, 3))}, "float64", id="an input of another type"),
+        pytest.param({"z": np.zeros((3, 2), np.float32).T}, "contiguous", id="a turned output"),
+        pytest.param({"z": read_only()}, "writable", id="an output that cannot be written"),
+        pytest.param({"z": np.zeros((2, 3))}, "float64", id="an output of another type"),
+        pytest.param({"z": np.zeros((2, 4), np.float32)}, r"\(2, 4\)", id="an output too wide"),
+        pytest.param({"z": None}, "outputs", id="an output is missing"),
+    ],
+)
+def test_arrays_that_cannot_be_bound(engine: Engine, change: dict[str, Any], says: str):
+    arrays = {**feeds(), "z": np.zeros((2, 3), np.float32), **change}
+    outputs = {"z": arrays.pop("z")}
+    with pytest.raises(EngineError, match=says):
+        engine.bind(arrays, {name: array for name, array in outputs.items() if array is not None})
+
+
+def test_a_bound_engine_that_was_closed(engine: Engine):
+    run = engine.bind(feeds(), {"z": np.zeros((2, 3), np.float32)})
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        run()
 
 
 def test_closed_twice_and_then_used(engine: Engine):

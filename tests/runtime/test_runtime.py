@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,33 @@ def test_an_engine_of_a_fixed_batch_answers_any_number(
         for result, expected in zip(fixed.infer_batch(jobs), runtime.infer_batch(jobs), strict=True):
             np.testing.assert_allclose(result.scores, expected.scores, atol=1e-5)
             np.testing.assert_array_equal(result.canvas, expected.canvas)
+
+
+def test_one_by_one_and_together_are_the_same_path_to_the_caller(runtime):
+    (one,) = runtime.infer_batch([("exact", frame(9))])
+    alone = runtime.infer("exact", frame(9))
+    for attribute in ("scores", "embedding", "canvas"):
+        np.testing.assert_array_equal(getattr(one, attribute), getattr(alone, attribute))
+
+
+def test_a_frame_allocates_no_more_than_its_result(runtime):
+    image = frame(10, 64, 64)  # of the stock size: nothing to resize
+    result = runtime.infer("exact", image)
+    kept = sum(array.nbytes for array in (result.scores, result.embedding, result.canvas))
+    tracemalloc.start()
+    try:
+        for _ in range(5):
+            runtime.infer("exact", image)
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        for _ in range(50):
+            runtime.infer("exact", image)
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 1000, "memory grows from frame to frame"
+    # The colours of the frame are turned round in a copy; a second canvas would not fit in here.
+    assert kept <= peak - before < kept + image.nbytes + 10_000 < kept + result.canvas.nbytes
 
 
 def test_no_frames_no_results(runtime):
