@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pgn_edge.files import write_text
-from pgn_edge.runtime.bench import Stats
+from pgn_edge.runtime.bench_stats import Stats
 
 CLIP = "open_clip:ViT-B-32/openai"  # the architecture; the weights are random
 PROMPTS, LIBRARY, CLASSES = 16, 256, 100

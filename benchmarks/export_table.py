@@ -3,7 +3,8 @@
 Weights are random, saved in each library's own format and read back with `--weights`, so that the real loading code
 runs; `builtin` has its own. PGNs are untrained. Each row is one task on one engine: prompts as tokens in torch against
 PGN graph and ViT graph, both in the row's precision, with every rounding that a GPU makes; the certificate of its
-inversion; and whether TensorRT-RTX builds both plans. A refusal is a result too.
+inversion; and whether TensorRT-RTX builds both plans. A refusal is a result too. Under random weights and a random head
+the classes of four frames lie close together, so one flip of them says little; the cosine is the figure to read.
 """
 
 from __future__ import annotations

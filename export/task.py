@@ -30,7 +30,7 @@ from pgn_edge.nn.prompted import embed
 from pgn_edge.nn.vit import CanvasViT, FrozenViT
 
 GOLDEN_FRAMES = 4
-DISTANCE_FRAMES = 8  # for the float32 rungs, whose limit is a distance; a share of flips needs all frames
+DISTANCE_FRAMES = 4  # for the float32 rungs, whose limit is a distance; a share of flips needs all frames
 
 
 @dataclass(frozen=True)

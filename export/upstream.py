@@ -27,7 +27,7 @@ from pgn_edge.nn.pgn import PGN, PgnConfig
 from pgn_edge.nn.vit import Backbone, FrozenViT
 from pgn_edge.preprocess import Preprocess
 
-GOLDEN_FRAMES = 40  # at 99 % agreement not one of them may flip
+GOLDEN_FRAMES = 32  # at 99 % agreement not one of them may flip
 SEED = 0
 
 # Every data set and every backbone, DINO and the supervised ViT too. Source: jochemloedeman/PGN, pgn/datamodules.

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pgn_edge.backends import known_architectures, load_backend
 from pgn_edge.contract import EngineFacts
 from pgn_edge.errors import EngineError, PgnEdgeError
 from pgn_edge.files import write_text
 from pgn_edge.fingerprint import sha256_file
+from pgn_edge.geometry import Geometry
+from pgn_edge.gpu import require_architectures
 
 FORMAT = "pgn-edge plan"
 SCHEMA = 1
 SIZE_LIMIT = 1 << 20
+# Source: TensorRT-RTX's documentation of compute capabilities. A plan for Turing is built for nothing else.
+NOT_BY_DEFAULT = {"sm_75"}
 
 
 @dataclass(frozen=True)
@@ -25,11 +32,14 @@ class Sidecar:
     Args:
         plan_sha256: of the plan's bytes.
         onnx_sha256: of the graph that it was compiled from.
-        backend: `tensorrt-rtx`.
-        backend_version: that compiled it; plans do not load elsewhere.
-        targets: GPU architectures, for example `("sm_86",)`; empty for the backend's default set.
+        backend: `tensorrt` or `tensorrt-rtx`.
+        backend_version: that compiled it.
+        targets: GPU architectures, for example `("sm_86",)`; empty for the default set of TensorRT-RTX.
         batch: smallest, best and largest batch.
         facts: of the engine, as in the ONNX.
+        version_compatible: whether later releases of the same major version load it; else only its own does.
+        source: name of the file that it was compiled from, without its folder.
+        options: of the command that compiled it, beyond backend and targets.
     """
 
     plan_sha256: str
@@ -39,6 +49,23 @@ class Sidecar:
     targets: tuple[str, ...]
     batch: tuple[int, int, int]
     facts: EngineFacts
+    version_compatible: bool = False
+    source: str = ""
+    options: tuple[str, ...] = ()
+
+    def rebuild(self, plan: str | Path, targets: Sequence[str] | None = None) -> str:
+        """The command that compiles it again, quoted for a shell.
+
+        Args:
+            plan: where to.
+            targets: in place of its own.
+        """
+        source = self.source or ("task.pgn" if self.facts.role == "pgn" else "vit.onnx")
+        chosen = self.targets if targets is None else targets
+        named = [word for target in chosen for word in ("--target", target)] if self.backend != "tensorrt" else []
+        return shlex.join(
+            ["pgn-edge", "compile", source, "--backend", self.backend, *named, *self.options, "-o", str(plan)]
+        )
 
 
 def sidecar_path(plan: str | Path) -> Path:
@@ -71,16 +98,7 @@ def read_sidecar(plan: str | Path) -> Sidecar:
         data: Mapping[str, Any] = json.loads(path.read_bytes())
         if data.get("format") != FORMAT or data.get("schema") != SCHEMA:
             raise _refuse(path, f"{FORMAT!r} of schema {SCHEMA}", f"{data.get('format')!r} {data.get('schema')!r}")
-        smallest, best, largest = (int(size) for size in data["batch"])
-        sidecar = Sidecar(
-            plan_sha256=str(data["plan_sha256"]),
-            onnx_sha256=str(data["onnx_sha256"]),
-            backend=str(data["backend"]),
-            backend_version=str(data["backend_version"]),
-            targets=tuple(str(target) for target in data["targets"]),
-            batch=(smallest, best, largest),
-            facts=EngineFacts.from_json(data["facts"], str(path)),
-        )
+        sidecar = _parse(data, str(path))
         digest = sha256_file(plan)
     except PgnEdgeError:
         raise
@@ -89,9 +107,77 @@ def read_sidecar(plan: str | Path) -> Sidecar:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as exc:
         raise _refuse(path, "a readable sidecar", f"{type(exc).__name__}: {exc}") from exc
     if digest != sidecar.plan_sha256:
-        raise _refuse(plan, f"sha256 {sidecar.plan_sha256}", digest)
+        raise _refuse(plan, f"sha256 {sidecar.plan_sha256}", digest, sidecar.rebuild(plan))
     return sidecar
 
 
-def _refuse(path: str | Path, expected: str, got: str) -> EngineError:
-    return EngineError(str(path), expected=expected, got=got, do="compile it again: pgn-edge compile vit.onnx")
+def verify_plan(plan: str | Path, *, fingerprint: str | None = None, geometry: Geometry | None = None) -> Sidecar:
+    """Everything that can be known of a plan before a byte of it is parsed: it is whole, and this machine can run it.
+
+    Args:
+        plan: its path; the sidecar is beside it.
+        fingerprint: of the ViT that it must be, or be for.
+        geometry: of the canvas that it must have.
+
+    Returns:
+        Its sidecar.
+
+    Raises:
+        EngineError: what `read_sidecar` refuses; another version of the backend; no GPU, or none that the plan is for;
+            another fingerprint or geometry.
+        MissingExtraError: the backend is not installed.
+    """
+    sidecar = read_sidecar(plan)
+    module = load_backend(sidecar.backend)
+    _check_version(plan, sidecar, str(module.__version__))
+    default = (name for name in known_architectures(module) if name not in NOT_BY_DEFAULT)
+    _check_architecture(plan, sidecar, sidecar.targets or tuple(default))
+    wanted = {"ViT fingerprint": (fingerprint, sidecar.facts.fingerprint), "canvas": (geometry, sidecar.facts.geometry)}
+    for what, (asked, found) in wanted.items():
+        if asked is not None and asked != found:
+            raise _refuse(f"{plan}: {what}", str(asked), str(found), sidecar.rebuild(plan))
+    return sidecar
+
+
+def _check_version(plan: str | Path, sidecar: Sidecar, installed: str) -> None:
+    built = sidecar.backend_version
+    if installed == built:
+        return
+    expected = f"{sidecar.backend} {built}, which compiled it"
+    if sidecar.version_compatible:
+        here, there = (_numbers(version) for version in (installed, built))
+        if here[:1] == there[:1] and here >= there:
+            return
+        expected = f"{sidecar.backend} {built} or a later release of the same major version"
+    raise _refuse(plan, expected, f"{installed} on this machine", sidecar.rebuild(plan))
+
+
+def _check_architecture(plan: str | Path, sidecar: Sidecar, targets: Sequence[str]) -> None:
+    here = require_architectures(str(plan), "install the driver, or use the .onnx that it was compiled from")
+    if not {*here} & {*targets}:
+        raise _refuse(plan, f"a GPU of {' or '.join(targets)}", ", ".join(here), sidecar.rebuild(plan, here))
+
+
+def _parse(data: Mapping[str, Any], source: str) -> Sidecar:
+    smallest, best, largest = (int(size) for size in data["batch"])
+    return Sidecar(
+        plan_sha256=str(data["plan_sha256"]),
+        onnx_sha256=str(data["onnx_sha256"]),
+        backend=str(data["backend"]),
+        backend_version=str(data["backend_version"]),
+        targets=tuple(str(target) for target in data["targets"]),
+        batch=(smallest, best, largest),
+        facts=EngineFacts.from_json(data["facts"], source),
+        # Sidecars of earlier versions lack these.
+        version_compatible=bool(data.get("version_compatible", False)),
+        source=str(data.get("source", "")),
+        options=tuple(str(option) for option in data.get("options", ())),
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version))
+
+
+def _refuse(path: str | Path, expected: str, got: str, command: str = "pgn-edge compile vit.onnx") -> EngineError:
+    return EngineError(str(path), expected=expected, got=got, do=f"compile it again: {command}")

@@ -1,71 +1,45 @@
-"""Latency of an engine, and of the whole chain around it: every engine takes turns in one run, raw samples kept."""
+"""Latency of engines, and of the whole chain around one: all take turns in one run, raw samples kept."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from pgn_edge.contract import PREFIX, EngineFacts
 from pgn_edge.errors import EngineError, PairingError
+from pgn_edge.fingerprint import sha256_file
 from pgn_edge.progress import Progress, silent
-from pgn_edge.runtime.engines import Engine, OrtOptions, TensorSpec, open_engine
-from pgn_edge.runtime.environment import describe_environment
+from pgn_edge.runtime.bench_costs import Costs, measure_costs
+from pgn_edge.runtime.bench_machine import describe_bench_environment, machine_state
+from pgn_edge.runtime.bench_options import BenchOptions
+from pgn_edge.runtime.bench_queries import TASK, CameraFrame, camera_frame, chain_query, engine_query, frame_bytes
+from pgn_edge.runtime.bench_rounds import Samples, Warmup, take_turns
+from pgn_edge.runtime.bench_stats import Stats
+from pgn_edge.runtime.engines import Engine, OrtOptions, open_engine
 from pgn_edge.runtime.runtime import Runtime
 
-STAGES = ("preprocess", "pgn", "vit", "head", "total")
-P99_SAMPLES = 100  # with fewer, the 99th percentile is the slowest sample or a guess between two
-TASK = "bench"
-
 
 @dataclass(frozen=True)
-class BenchOptions:
-    """How to measure.
+class Measured:
+    """A file or engine that took part.
 
     Args:
-        samples: timed runs of each engine, at least 1.
-        warmup: runs of each before the first sample.
-        frame_hw: size (h, w) in pixels of the random frame that goes through the chain.
-        threads: CPU threads of each engine; 0 takes one for each core.
-        seed: of the random frame, the random inputs and the order of turns.
+        name: path of the file, or name of the engine.
+        device: where it ran; None for a task.
+        sha256: of the file; None for an engine that was given open.
+        size_bytes: of the file; likewise.
     """
 
-    samples: int = 200
-    warmup: int = 10
-    frame_hw: tuple[int, int] = (480, 640)
-    threads: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.samples < 1 or min(self.frame_hw) < 1 or min(self.warmup, self.threads, self.seed) < 0:
-            raise EngineError(
-                "bench options", expected="at least 1 sample and a positive frame", got=str(self), do="choose others"
-            )
-
-
-@dataclass(frozen=True)
-class Stats:
-    """Summary of one series in milliseconds; `p99` is None below 100 samples."""
-
-    count: int
-    p50: float
-    p95: float
-    p99: float | None
-    mean: float
-    min: float
-
-    @classmethod
-    def of(cls, samples_ms: Sequence[float]) -> Stats:
-        """Summarise at least one sample."""
-        p50, p95, p99 = (float(value) for value in np.percentile(samples_ms, (50, 95, 99)))
-        count = len(samples_ms)
-        mean, least = float(np.mean(samples_ms)), float(np.min(samples_ms))
-        return cls(count, p50, p95, p99 if count >= P99_SAMPLES else None, mean, least)
+    name: str
+    device: str | None = None
+    sha256: str | None = None
+    size_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -73,26 +47,31 @@ class BenchReport:
     """What `run_bench` measured.
 
     Args:
-        engine: name of the ViT engine.
-        task: path of the bundle, if one was given.
-        stock: name of the ViT without prompt slots, if one was given.
         options: as asked for.
-        devices: device of each engine.
-        samples_ms: raw samples by series: `vit`, `stock`, `chain.<stage>`.
-        input_bytes: size of what the ViT engine reads for one frame: the canvas.
-        environment: machine, versions, load and command.
+        parts: what took part by role: `vit`, `vit.2` and so on, `stock`, `task`.
+        samples: by series: `vit`, `vit.2` and so on, `stock`, `chain.<stage>`.
+        warmup: what went before them.
+        frame_bytes: sizes of one frame by what it is.
+        costs: of one more task and one more ViT; None without a task, or where the ViT engine was given open.
+        environment: machine, versions and command.
+        machine: its state `before` and `after`.
     """
 
-    engine: str
-    task: str | None
-    stock: str | None
     options: BenchOptions
-    devices: Mapping[str, str]
-    samples_ms: Mapping[str, tuple[float, ...]]
-    input_bytes: int
+    parts: Mapping[str, Measured]
+    samples: Samples
+    warmup: Warmup
+    frame_bytes: Mapping[str, int]
+    costs: Costs | None = None
     environment: Mapping[str, Any] = field(default_factory=dict)
+    machine: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
+    def samples_ms(self) -> Mapping[str, tuple[float, ...]]:
+        """Raw samples by series."""
+        return self.samples.ms
+
+    @cached_property
     def stats(self) -> dict[str, Stats]:
         """Summary of each series."""
         return {name: Stats.of(series) for name, series in self.samples_ms.items()}
@@ -101,125 +80,96 @@ class BenchReport:
 def run_bench(
     engine: str | Path | Engine,
     *,
+    rivals: Sequence[str | Path | Engine] = (),
     task: str | Path | None = None,
     stock: str | Path | Engine | None = None,
     options: BenchOptions | None = None,
     progress: Progress = silent,
 ) -> BenchReport:
-    """Measure an engine, the same ViT without prompt slots, and the whole chain with a task.
+    """Measure an engine beside others, the same ViT without prompt slots, and the whole chain with a task.
 
     Args:
-        engine: the ViT engine, from `pgn-edge export-vit`; without `task` and `stock` any `.onnx`. Closed at the end.
-        task: a bundle for that engine.
-        stock: the same ViT exported with `--prompts 0`. Closed at the end.
+        engine: the ViT engine, from `pgn-edge export-vit`; without `task` and `stock` any. Closed at the end.
+        rivals: any engines to compare it with, in turns. Closed at the end.
+        task: a bundle for `engine`.
+        stock: the same ViT as `engine`, exported with `--prompts 0`. Closed at the end.
         options: how to measure.
-        progress: told at most about twenty times, so that nobody's drawing of it disturbs the timing.
+        progress: told at most about forty times, so that nobody's drawing of it disturbs the timing.
 
     Raises:
         EngineError: an engine cannot be opened or failed, or its outputs are not finite or change from call to call.
         BundleError: the bundle is damaged.
         PairingError: task or stock was not made for this ViT.
+        DataError: the frame's file is no image.
     """
     options = options or BenchOptions()
-    environment = describe_environment()
+    rng = np.random.default_rng(options.seed)
+    frame = None if task is None else camera_frame(options, rng)
+    environment, before = describe_bench_environment(), machine_state()
     with ExitStack() as stack:
-        vit = _open(engine, options, stack)
-        facts = _facts(vit)
-        plain = None if stock is None else _open(stock, options, stack)
-        if plain is not None:
-            _check_stock(plain, vit, facts)
-        rng = np.random.default_rng(options.seed)
-        feeds = random_feeds(vit, rng)
-        probes = {"vit": _engine_probe(vit, "vit", feeds)}
-        if plain is not None:
-            probes["stock"] = _engine_probe(plain, "stock", random_feeds(plain, rng))
-        if task is not None:
-            runtime = stack.enter_context(Runtime(vit, {TASK: task}, threads=options.threads))
-            frame = rng.integers(0, 256, (*options.frame_hw, 3), dtype=np.uint8)
-            probes["chain"] = _chain_probe(runtime, frame)
-        samples = _take_turns(probes, options, progress)
-        devices = {"vit": vit.device} | ({} if plain is None else {"stock": plain.device})
+        named = {f"vit.{index}": rival for index, rival in enumerate(rivals, 2)}
+        given = {"vit": engine, **named, **({} if stock is None else {"stock": stock})}
+        engines = _open_all(given, options, stack)
+        queries = [engine_query(one, name, options.frames, rng) for name, one in engines.items()]
+        costs = None
+        if task is not None and frame is not None:
+            runtime = stack.enter_context(Runtime(engines["vit"], {TASK: task}, threads=options.threads))
+            queries.append(chain_query(runtime, frame, options.frames))
+            if isinstance(engine, str | Path):  # before the timing: memory that it frees would blur what is added
+                costs = measure_costs(Path(engine), Path(task), options.threads)
+        samples, warmup = take_turns(queries, options, progress)
         return BenchReport(
-            engine=vit.name,
-            task=None if task is None else str(task),
-            stock=None if plain is None else plain.name,
-            options=options,
-            devices=devices,
-            samples_ms=samples,
-            input_bytes=sum(array.nbytes for array in feeds.values()),
+            options=options if frame is None else replace(options, frame_hw=frame.size_hw),
+            parts=_parts(given, engines, task, options.frame),
+            samples=samples,
+            warmup=warmup,
+            frame_bytes=_frame_bytes(engines, frame),
+            costs=costs,
             environment=environment,
+            machine={"before": before, "after": machine_state()},
         )
 
 
-def random_feeds(engine: Engine, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Random inputs as the engine's specs ask for them, every free size 1: normal floats, any byte, indices 0 or 1."""
-    return {name: _random(spec, rng) for name, spec in engine.inputs.items()}
+def _parts(
+    given: Mapping[str, str | Path | Engine], engines: Mapping[str, Engine], task: str | Path | None, frame: Path | None
+) -> dict[str, Measured]:
+    files = {} if task is None else {"task": task} if frame is None else {"task": task, "frame": frame}
+    parts = {role: _measured(what, engines[role]) for role, what in given.items()}
+    return {**parts, **{role: _measured(what) for role, what in files.items()}}
 
 
-# Runs once; gives the outputs by name, and the milliseconds by series.
-_Probe = Callable[[], tuple[Mapping[str, np.ndarray], Mapping[str, float]]]
+def _frame_bytes(engines: Mapping[str, Engine], frame: CameraFrame | None) -> dict[str, int]:
+    sizes = {"into the ViT": frame_bytes(engines["vit"])}
+    if "stock" in engines:
+        sizes["into the ViT alone"] = frame_bytes(engines["stock"])
+    if frame is not None:
+        height, width = frame.size_hw
+        sizes |= {"camera frame, encoded": len(frame.data), "camera frame as PNG": frame.png_bytes}
+        sizes["camera frame, decoded"] = height * width * 3
+    return sizes
 
 
-def _engine_probe(engine: Engine, series: str, feeds: Mapping[str, np.ndarray]) -> _Probe:
-    def run() -> tuple[Mapping[str, np.ndarray], Mapping[str, float]]:
-        start = perf_counter()
-        outputs = engine.infer(feeds)
-        return outputs, {series: (perf_counter() - start) * 1e3}
-
-    return run
-
-
-def _chain_probe(runtime: Runtime, frame_bgr: np.ndarray) -> _Probe:
-    def run() -> tuple[Mapping[str, np.ndarray], Mapping[str, float]]:
-        result = runtime.infer(TASK, frame_bgr)
-        outputs = {"canvas": result.canvas, "embedding": result.embedding, "scores": result.scores}
-        return outputs, {f"chain.{stage}": result.timings_ms[stage] for stage in STAGES}
-
-    return run
+def _open_all(given: Mapping[str, str | Path | Engine], options: BenchOptions, stack: ExitStack) -> dict[str, Engine]:
+    """Engines by role, closed with the stack, checked for what they are."""
+    engines = {role: what for role, what in given.items() if not isinstance(what, str | Path)}
+    for opened in engines.values():
+        stack.callback(opened.close)
+    for role, what in given.items():
+        if isinstance(what, str | Path):
+            engines[role] = open_engine(what, OrtOptions(threads=options.threads))
+            stack.callback(engines[role].close)
+    engines = {role: engines[role] for role in given}
+    facts = {role: _facts(opened) for role, opened in engines.items()}
+    if "stock" in engines:
+        _check_stock(engines["stock"], engines["vit"], facts["vit"])
+    return engines
 
 
-def _take_turns(
-    probes: Mapping[str, _Probe], options: BenchOptions, progress: Progress
-) -> dict[str, tuple[float, ...]]:
-    order = np.random.default_rng(options.seed)
-    names, first = list(probes), {name: probe()[0] for name, probe in probes.items()}
-    series: dict[str, list[float]] = {}
-    rounds = options.warmup + options.samples
-    told = max(rounds // 20, 1)
-    for index in range(rounds):
-        for turn in order.permutation(len(names)):
-            name = names[turn]
-            outputs, times = probes[name]()
-            _check_outputs(name, outputs, first[name])
-            if index >= options.warmup:
-                for key, value in times.items():
-                    series.setdefault(key, []).append(value)
-        if (index + 1) % told == 0 or index + 1 == rounds:
-            progress("measure", index + 1, rounds)
-    wanted = [*(name for name in names if name != "chain"), *(f"chain.{stage}" for stage in STAGES)]
-    return {name: tuple(series[name]) for name in wanted if name in series}
-
-
-def _check_outputs(probe: str, outputs: Mapping[str, np.ndarray], first: Mapping[str, np.ndarray]) -> None:
-    for name, array in outputs.items():
-        if not np.isfinite(array).all():
-            raise EngineError(
-                f"{probe}: {name}", expected="finite outputs", got="NaN or Inf", do="check the engine's precision"
-            )
-        if not np.array_equal(array, first[name]):
-            raise EngineError(
-                f"{probe}: {name}",
-                expected="the same output for the same input at every call",
-                got="another one",
-                do="check the device and its memory: a latency of wrong answers means nothing",
-            )
-
-
-def _open(engine: str | Path | Engine, options: BenchOptions, stack: ExitStack) -> Engine:
-    if isinstance(engine, str | Path):
-        engine = open_engine(engine, OrtOptions(threads=options.threads))
-    stack.callback(engine.close)
-    return engine
+def _measured(what: str | Path | Engine, engine: Engine | None = None) -> Measured:
+    device = None if engine is None else engine.device
+    if isinstance(what, str | Path):
+        return Measured(str(what), device, sha256_file(what), Path(what).stat().st_size)
+    return Measured(what.name, device)
 
 
 def _facts(engine: Engine) -> EngineFacts | None:
@@ -248,10 +198,3 @@ def _check_stock(stock: Engine, vit: Engine, facts: EngineFacts | None) -> None:
     for what, (wanted, found) in pairs.items():
         if wanted != found:
             raise PairingError(f"stock {stock.name}: {what}", expected=str(wanted), got=str(found), do=do)
-
-
-def _random(spec: TensorSpec, rng: np.random.Generator) -> np.ndarray:
-    shape = tuple(size or 1 for size in spec.shape)
-    if spec.dtype.kind == "f":
-        return rng.standard_normal(shape).astype(spec.dtype)
-    return rng.integers(0, 256 if spec.dtype == np.uint8 else 2, shape).astype(spec.dtype)

@@ -1,295 +1,247 @@
-"""A bench report as JSON, as rows of a table, and as a page with plots."""
+"""A bench report as JSON, CSV and Markdown, and as the sections that every form shows."""
 
 from __future__ import annotations
 
-import importlib.util
-import io
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from pgn_edge.errors import MissingExtraError
-from pgn_edge.html import heading, page, paragraph, picture, table
 from pgn_edge.runtime.bench import BenchReport
+from pgn_edge.runtime.bench_compare import LEAST_EFFECT, SCHEMA, SURE, Comparison, Verdict, rival_verdicts
+from pgn_edge.runtime.bench_machine import throttled
+from pgn_edge.runtime.bench_options import SCENARIOS
+from pgn_edge.runtime.bench_stats import Stats
+from pgn_edge.runtime.bench_tax import (
+    TAX_HEADER,
+    WAYS_HEADER,
+    adaptation_tax,
+    extra_token_ms,
+    milliseconds,
+    size_rows,
+    tax_rows,
+    ways_note,
+    ways_rows,
+)
 
-SCHEMA = 1
-STATS_HEADER = ("series", "p50 ms", "p95 ms", "p99 ms", "mean ms", "min ms", "samples")
-TAX_HEADER = ("adaptation tax", "p50 ms", "x ViT alone")
-METHOD = (
-    "In the timer of vit and stock: one call of Engine.infer at batch 1 (feeds checked, session run, outputs handed "
-    "over). In the timers of chain.*: the stages of Runtime.infer as it times them itself; the total is their sum. "
-    "Outside: opening, warm-up, the golden check, and the comparison of every output with the first one. The engines "
-    "take turns in a new seeded order each round. ONNX Runtime's threads stop spinning when a run ends, here as in "
-    "every session of the runtime: else they would slow whichever engine has the next turn."
+STATS_HEADER = ("series", "p50 ms", "95 % of p50", "p90 ms", "p95 ms", "p99 ms")
+VERDICT_HEADER = ("series", "before ms", "after ms", "ratio", f"{SURE * 100:g} % of it", "verdict")
+RIVAL_HEADER = ("series", "vit ms", "its own ms", *VERDICT_HEADER[3:])
+STATS_NOTE = (
+    "A percentile is shown where, with 99 % probability, at least two samples lie beyond it: from 64 samples on for "
+    "p90, 130 for p95, 662 for p99. The interval of p50 comes from order statistics, and counts samples that are "
+    "alike in time as fewer."
+)
+VERDICT_NOTE = (
+    f"Faster or slower: the whole interval of the ratio shows a change above {LEAST_EFFECT * 100:g} %. Noise between "
+    "runs, such as another temperature, is in no interval: run engines side by side for small differences."
 )
 TITLES = {  # in the order of the panels
     "chain.total": "chain: total",
-    "vit": "ViT with prompt slots, bare",
+    "vit": "ViT engine, bare",
     "stock": "ViT alone, bare",
+    "chain.decode": "chain: decode",
     "chain.preprocess": "chain: preprocess",
     "chain.pgn": "chain: PGN",
     "chain.vit": "chain: ViT",
     "chain.head": "chain: head",
 }
-COLOURS = {
-    "vit": "#2f6db3",
-    "stock": "#7a8794",
-    "chain.preprocess": "#e0a030",
-    "chain.pgn": "#c8442f",
-    "chain.vit": "#5b94cf",
-    "chain.head": "#5d9b57",
-    "chain.total": "#3b3f8f",
-}
-BAR_COLOURS = {
-    "ViT": COLOURS["chain.vit"],
-    "extra tokens": "#a9cbee",
-    "preprocess": COLOURS["chain.preprocess"],
-    "PGN": COLOURS["chain.pgn"],
-    "head": COLOURS["chain.head"],
-}
-DPI = 150
-PAGE_WIDTH = 980  # pixels in the page; the plots are drawn larger, for screens of twice the density
 
 
 @dataclass(frozen=True)
-class TaxRow:
-    """What one part costs: median in milliseconds and its ratio to the ViT alone; None where it was not measured."""
+class Section:
+    """Part of a report: a table, and sentences under it.
 
-    part: str
-    p50_ms: float | None
-    ratio: float | None
+    Args:
+        title: heading.
+        header: names of the columns.
+        rows: cells; may be empty.
+        notes: sentences.
+    """
 
-
-def adaptation_tax(report: BenchReport) -> tuple[TaxRow, ...]:
-    """Four rows: ViT alone, with prompt slots, PGN, whole chain."""
-    p50 = _medians(report)
-    parts = {"ViT alone": "stock", "ViT with prompt slots": "vit", "PGN": "chain.pgn", "whole chain": "chain.total"}
-    rows = []
-    for part, name in parts.items():
-        both = name in p50 and "stock" in p50
-        rows.append(TaxRow(part, p50.get(name), p50[name] / p50["stock"] if both else None))
-    return tuple(rows)
+    title: str
+    header: tuple[str, ...] = ()
+    rows: Sequence[tuple[str, ...]] = ()
+    notes: tuple[str, ...] = ()
 
 
-def extra_token_ms(report: BenchReport) -> float | None:
-    """What the prompt slots add to the ViT, from medians; None without a stock engine."""
-    p50 = _medians(report)
-    return p50["vit"] - p50["stock"] if "stock" in p50 else None
-
-
-def bench_json(report: BenchReport) -> dict[str, Any]:
+def bench_json(report: BenchReport, comparison: Comparison | None = None) -> dict[str, Any]:
     """A JSON object with everything: summary, tax, environment and every raw sample."""
     return {
         "schema": SCHEMA,
-        "engine": report.engine,
-        "task": report.task,
-        "stock": report.stock,
-        "options": asdict(report.options),
-        "devices": dict(report.devices),
+        "options": report.options.to_json(),
+        "parts": {role: asdict(part) for role, part in report.parts.items()},
         "environment": dict(report.environment),
-        "method": METHOD,
+        "machine": dict(report.machine),
+        "scenario": SCENARIOS[report.options.scenario],
+        "inside_the_timer": list(inside_the_timer(report)),
+        "warmup": asdict(report.warmup),
         "stats_ms": {name: asdict(stats) for name, stats in report.stats.items()},
+        "frames_per_s": frames_per_s(report),
+        "rivals": [asdict(verdict) for verdict in rival_verdicts(report)],
+        "comparison": None if comparison is None else comparison.to_json(),
         "adaptation_tax": [asdict(row) for row in adaptation_tax(report)],
         "extra_token_ms": extra_token_ms(report),
-        "bytes_per_frame": report.input_bytes,
+        "bytes_per_frame": dict(report.frame_bytes),
+        "costs": None if report.costs is None else report.costs.to_json(),
         "samples_ms": {name: list(series) for name, series in report.samples_ms.items()},
+        "starts_s": {name: list(series) for name, series in report.samples.starts_s.items()},
     }
+
+
+def bench_csv(report: BenchReport) -> str:
+    """Raw samples, one row each: series, index, start_s, ms."""
+    rows = [
+        f"{name},{index},{start!r},{value!r}\n"
+        for name, series in report.samples_ms.items()
+        for index, (start, value) in enumerate(zip(report.samples.starts_s[name], series, strict=True))
+    ]
+    return "".join(["series,index,start_s,ms\n", *rows])
+
+
+def bench_markdown(report: BenchReport, comparison: Comparison | None = None) -> str:
+    """Every section as Markdown."""
+    parts = ["# Latency of a ViT engine\n"]
+    for section in [*sections(report, comparison), *machine_sections(report)]:
+        parts.append(f"## {section.title}\n")
+        if section.rows:
+            rule = ["---", *["---:"] * (len(section.header) - 1)]
+            lines = [section.header, tuple(rule), *section.rows]
+            parts.append("".join(f"| {' | '.join(map(_cell, cells))} |\n" for cells in lines))
+        parts += [f"{_cell(note)}\n" for note in section.notes]
+    return "\n".join(parts)
+
+
+def sections(report: BenchReport, comparison: Comparison | None = None) -> list[Section]:
+    """What is worth reading at once, in order."""
+    found = [Section("What was measured", ("role", "file", "device", "sha256"), _part_rows(report), _notes(report))]
+    found.append(Section("Latency", STATS_HEADER, stats_rows(report), (STATS_NOTE,)))
+    throughput = frames_per_s(report)
+    if throughput:
+        speeds = [(name, f"{value:.1f}") for name, value in throughput.items()]
+        found.append(Section("Throughput", ("series", "frames per second"), speeds))
+    rivals = rival_verdicts(report)
+    if rivals:
+        note = "Against vit: ratio of the latencies in the same round, so that what disturbs both cancels. "
+        found.append(Section("Side by side", RIVAL_HEADER, _verdict_rows(rivals), (note + VERDICT_NOTE,)))
+    if comparison is not None:
+        rows = _verdict_rows(comparison.verdicts)
+        found.append(Section(f"Against {comparison.path}", VERDICT_HEADER, rows, (VERDICT_NOTE,)))
+        if comparison.differences:
+            found.append(Section("What differs beside the result", ("", "before", "after"), comparison.differences))
+    found.append(Section("Adaptation tax", TAX_HEADER, tax_rows(report)))
+    if "task" in report.parts or "stock" in report.parts:
+        title = f"Three ways to {report.options.tasks} tasks"
+        found.append(Section(title, WAYS_HEADER, ways_rows(report), (ways_note(report),)))
+    found.append(Section("Bytes of one frame", ("", "size"), size_rows(report)))
+    found.append(Section("Inside the timer", notes=inside_the_timer(report)))
+    return found
+
+
+def machine_sections(report: BenchReport) -> list[Section]:
+    """State of the machine before and after, and its environment."""
+    before, after = report.machine["before"], report.machine["after"]
+    states = [(_words(key), _value(before[key]), _value(after[key])) for key in before]
+    threads = {"threads": report.options.threads or "one for each core", "seed": report.options.seed}
+    facts = [(_words(key), _value(value)) for key, value in {**threads, **report.environment}.items()]
+    return [Section("Machine", ("", "before", "after"), states), Section("Environment", ("", "value"), facts)]
+
+
+def inside_the_timer(report: BenchReport) -> tuple[str, ...]:
+    """What a number holds, and what it does not."""
+    what = _frames(report.options.frames)
+    lines = [
+        f"vit, stock: Engine.infer for {what}: feeds checked, run, outputs handed over; an engine of a fixed batch is "
+        "called as often as that takes.",
+    ]
+    if "task" in report.parts:
+        lines += [
+            f"chain.*: the stages of Runtime.infer for {what}, as it times them; chain.total is their sum, and begins "
+            "with frames in memory.",
+            "chain.decode: the same frames from JPEG or PNG bytes to pixels; not in chain.total.",
+        ]
+    return (
+        *lines,
+        "Outside: opening, warm-up, the golden check, and the comparison of every output with the first one. All take "
+        "turns in a new seeded order each round. There is no queue: a query is sent when the last is answered.",
+        "ONNX Runtime's threads stop spinning when a run ends, as in every session of the runtime: else they would "
+        "slow whichever engine has the next turn.",
+    )
+
+
+def frames_per_s(report: BenchReport) -> dict[str, float]:
+    """Frames by second of each whole query; empty but in offline, since elsewhere a query waits for the last."""
+    if report.options.scenario != "offline":
+        return {}
+    whole = [*(role for role in report.parts if role != "task"), "chain.total"]
+    means = {name: report.stats[name].mean for name in whole if name in report.stats}
+    return {name: report.options.frames * 1e3 / mean for name, mean in means.items()}
 
 
 def stats_rows(report: BenchReport) -> list[tuple[str, ...]]:
     """One row for each series, under `STATS_HEADER`."""
+    return [(name, *_stats(stats)) for name, stats in report.stats.items()]
+
+
+def title(series: str) -> str:
+    """Name of a series for people."""
+    name, _, number = series.partition(".")
+    return TITLES.get(series) or (f"engine {number}, bare" if number.isdecimal() else f"{name}: {_words(number)}")
+
+
+def _stats(stats: Stats) -> tuple[str, ...]:
+    between = "-" if stats.low is None or stats.high is None else f"{stats.low:.3f} to {stats.high:.3f}"
+    return (milliseconds(stats.p50), between, *map(milliseconds, (stats.p90, stats.p95, stats.p99)))
+
+
+def _verdict_rows(verdicts: Sequence[Verdict]) -> list[tuple[str, ...]]:
     return [
-        (name, *(_ms(value) for value in (s.p50, s.p95, s.p99, s.mean, s.min)), str(s.count))
-        for name, s in report.stats.items()
+        (
+            *(v.series, milliseconds(v.before_ms), milliseconds(v.after_ms), f"{v.ratio:.3f}"),
+            "-" if v.low is None or v.high is None else f"{v.low:.3f} to {v.high:.3f}",
+            v.word,
+        )
+        for v in verdicts
     ]
 
 
-def tax_rows(report: BenchReport) -> list[tuple[str, ...]]:
-    """The adaptation tax, under `TAX_HEADER`."""
-    rows: list[tuple[str, ...]] = [
-        (row.part, _tax_ms(row), "-" if row.ratio is None else f"{row.ratio:.3f}") for row in adaptation_tax(report)
+def _part_rows(report: BenchReport) -> list[tuple[str, ...]]:
+    return [
+        (role, part.name, part.device or "-", part.sha256[:16] if part.sha256 else "-")
+        for role, part in report.parts.items()
     ]
-    extra = extra_token_ms(report)
-    rows.append(("extra tokens", "not measured: give --stock" if extra is None else _ms(extra), "-"))
-    rows.append(("bytes per frame", f"{report.input_bytes:,} B", "-"))
-    return rows
 
 
-def require_matplotlib() -> None:
-    """Refuse before a long run what `bench_html` would refuse after it.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MissingExtraError("matplotlib", "plots")
-
-
-def bench_html(report: BenchReport) -> str:
-    """A self-contained page with tables and plots.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    require_matplotlib()
-    parts = [
-        paragraph(_summary(report)),
-        heading("Adaptation tax"),
-        table(TAX_HEADER, tax_rows(report)),
-        picture(
-            _stages_png(report),
-            "Median of each bar, and of each part on its own: parts need not add up exactly. Dashed: the first bar.",
-            width=PAGE_WIDTH,
-        ),
-        heading("Latency"),
-        table(STATS_HEADER, stats_rows(report)),
-        picture(
-            histograms_png(report),
-            "Latency of each series; the solid line is p50, the dashed one p95. Samples beyond twice p95 are left out.",
-            width=PAGE_WIDTH,
-        ),
-        picture(_timeline_png(report), "Every sample in the order of measurement.", width=PAGE_WIDTH),
-        heading("Method"),
-        paragraph(METHOD),
-        heading("Environment"),
-        table(("", "value"), _environment_rows(report)),
-    ]
-    return page("Latency of a ViT engine" if report.task is None else "Latency of a ViT engine and its task", parts)
+def _notes(report: BenchReport) -> tuple[str, ...]:
+    options, warmup = report.options, report.warmup
+    count = report.stats["vit"].count
+    scenario = f"{options.scenario}, {_frames(options.frames)} a query. {SCENARIOS[options.scenario]}"
+    known = {None: "as asked for", True: "until latencies settled", False: "and latencies had NOT settled by then"}
+    warm = f"Warm-up: {warmup.rounds} rounds, {known[warmup.settled]}."
+    notes = [scenario, f"{warm} Then {count} samples of each series."]
+    if "task" in report.parts:
+        height, width = options.frame_hw
+        notes.append(f"Frame: {options.frame or f'random, {width} x {height}'}.")
+    if throttled(report.machine["before"], report.machine["after"]):
+        notes.append("The CPU was THROTTLED while it was measured: see the machine's counters.")
+    return tuple(notes)
 
 
-def _medians(report: BenchReport) -> dict[str, float]:
-    return {name: stats.p50 for name, stats in report.stats.items()}
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_value(inner)}" for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_value, value))
+    return "not readable" if value is None else str(Path(value)) if isinstance(value, Path) else str(value)
 
 
-def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _frames(count: int) -> str:
+    return "1 frame" if count == 1 else f"{count} frames"
 
 
-def _tax_ms(row: TaxRow) -> str:
-    flag = "--stock" if row.part == "ViT alone" else "--task"
-    return f"not measured: give {flag}" if row.p50_ms is None else _ms(row.p50_ms)
+def _words(key: str) -> str:
+    return key.replace("_", " ")
 
 
-def _summary(report: BenchReport) -> str:
-    files = [f"engine {report.engine}"]
-    files += [f"task {report.task}"] if report.task else []
-    files += [f"stock {report.stock}"] if report.stock else []
-    options = report.options
-    height, width = options.frame_hw
-    frame = f", frame {width} x {height}" if report.task else ""
-    return f"{'; '.join(files)}. {options.samples} samples of each after {options.warmup} warm-up rounds{frame}."
-
-
-def _environment_rows(report: BenchReport) -> list[tuple[str, str]]:
-    devices = {f"device of {name}": device for name, device in report.devices.items()}
-    threads = {"threads": report.options.threads or "one for each core"}
-    facts = {**devices, **threads, **report.environment}
-    return [(key.replace("_", " "), "not readable" if value is None else str(value)) for key, value in facts.items()]
-
-
-def _bars(report: BenchReport) -> list[tuple[str, float, list[tuple[str, float]]]]:
-    """Bars from top to bottom: name, its own median in ms, and its parts as (label, median in ms)."""
-    p50, extra = _medians(report), extra_token_ms(report)
-
-    def vit(total: float) -> list[tuple[str, float]]:
-        # Where the slots cost nothing that can be measured there is no second part to draw.
-        split = extra is not None and 0 < extra < total
-        return [("ViT", total - extra), ("extra tokens", extra)] if split and extra else [("ViT", total)]
-
-    bars = [("ViT with\nprompt slots", p50["vit"], vit(p50["vit"]))]
-    if "stock" in p50:
-        bars.insert(0, ("ViT alone", p50["stock"], [("ViT", p50["stock"])]))
-    if "chain.total" in p50:
-        before = [("preprocess", p50["chain.preprocess"]), ("PGN", p50["chain.pgn"])]
-        after = [("head", p50["chain.head"])]
-        bars.append(("whole chain", p50["chain.total"], [*before, *vit(p50["chain.vit"]), *after]))
-    return bars
-
-
-def _stages_png(report: BenchReport) -> bytes:
-    bars = _bars(report)
-    first = bars[0][1]
-    figure = _figure(1.1 + 0.75 * len(bars))
-    axes = figure.subplots()
-    named: set[str] = set()
-    for row, (_, median, parts) in enumerate(bars):
-        left = 0.0
-        for label, width in parts:
-            # Matplotlib leaves labels with an underscore out of the legend: each part is named there once.
-            legend = f"_{label}" if label in named else label
-            axes.barh(row, width, 0.6, left, color=BAR_COLOURS[label], label=legend, edgecolor="white")
-            named.add(label)
-            left += width
-        ratio = f"  ({median / first:.2f} x)" if row else ""
-        axes.text(left, row, f"  {median:.2f} ms{ratio}", va="center", fontsize=9)
-    axes.axvline(first, color="#57606a", linestyle="--", linewidth=1)
-    axes.set_yticks(range(len(bars)), [name for name, _, _ in bars])
-    axes.invert_yaxis()
-    axes.set_xlim(0, max(median for _, median, _ in bars) * 1.22)
-    axes.set_xlabel("median latency (ms)")
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5, frameon=False, fontsize=9)
-    _quiet(axes)
-    return _png(figure)
-
-
-def histograms_png(report: BenchReport) -> bytes:
-    """A PNG with one histogram for each series.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    require_matplotlib()
-    names = sorted(report.samples_ms, key=list(TITLES).index)
-    columns = min(len(names), 4)
-    rows = -(-len(names) // columns)
-    figure = _figure(0.4 + 2.2 * rows)
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, name in zip(panels, names, strict=False):
-        stats, series = report.stats[name], report.samples_ms[name]
-        shown = [value for value in series if value <= 2 * stats.p95]
-        axes.hist(shown, bins=min(40, max(8, len(shown) // 5)), color=COLOURS[name])
-        axes.axvline(stats.p50, color="#1b1f24", linewidth=1.2)
-        axes.axvline(stats.p95, color="#1b1f24", linewidth=1.2, linestyle="--")
-        axes.set_title(f"{TITLES[name]}\np50 {stats.p50:.2f}, p95 {stats.p95:.2f} ms", fontsize=9)
-        axes.set_xlabel("latency (ms)", fontsize=8)
-        axes.set_ylabel("samples", fontsize=8)
-        axes.tick_params(labelsize=8)
-        _quiet(axes)
-    for axes in panels[len(names) :]:
-        axes.set_visible(False)
-    return _png(figure)
-
-
-def _timeline_png(report: BenchReport) -> bytes:
-    figure = _figure(2.9)
-    axes = figure.subplots()
-    series = [name for name in ("chain.total", "vit", "stock") if name in report.samples_ms]
-    for name in series:
-        colour = COLOURS[name]
-        axes.plot(report.samples_ms[name], color=colour, linewidth=0.9, alpha=0.85, label=TITLES[name])
-        axes.axhline(report.stats[name].p50, color=colour, linewidth=1, linestyle="--")
-    axes.set_xlabel("sample")
-    axes.set_ylabel("latency (ms)")
-    axes.set_xlim(0, max(report.options.samples - 1, 1))
-    axes.set_ylim(bottom=0)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=9)
-    _quiet(axes)
-    return _png(figure)
-
-
-def _figure(height: float) -> Any:
-    # Not pyplot: it keeps figures alive and may look for a display.
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(9.4, height), dpi=DPI, layout="constrained")
-
-
-def _quiet(axes: Any) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, axis="both", color="#e6e9ec", linewidth=0.8)
-    axes.set_axisbelow(True)
-
-
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())

@@ -20,7 +20,7 @@ JOBS = {
     "bench --html": ("cpu|gpu", "plots"),
     "train": ("train",),
     "export, export-vit, import": ("cpu|gpu", "export"),
-    "compile": ("export", "rtx"),
+    "compile": ("compile", "rtx|tensorrt"),
     "inspect an .onnx or a ckpt.pt": ("export",),
     "demo": ("cpu|gpu", "rtx", "train"),
     "work on pgn-edge itself": ("dev",),

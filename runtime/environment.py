@@ -16,18 +16,22 @@ import numpy as np
 from pgn_edge import __version__
 
 
-def describe_environment() -> dict[str, Any]:
-    """Machine, versions, clocks, load and command of this process; None where the system does not tell."""
+def describe_environment(root: Path = Path("/")) -> dict[str, Any]:
+    """Machine, versions, clocks, load and command of this process; None where the system does not tell.
+
+    Args:
+        root: folder that /sys and /proc are looked up in.
+    """
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     load = os.getloadavg() if hasattr(os, "getloadavg") else None
-    frequency = Path("/sys/devices/system/cpu/cpu0/cpufreq")
+    frequency = root / "sys/devices/system/cpu/cpu0/cpufreq"
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "cpu": _cpu_field("model name") or _read("/proc/device-tree/model") or platform.machine(),
+        "cpu": _cpu_field(root, "model name") or _read(root / "proc/device-tree/model") or platform.machine(),
         "cores": os.cpu_count(),
         "usable_cores": usable,
-        "clock_mhz": _cpu_field("cpu MHz"),
+        "clock_mhz": _cpu_field(root, "cpu MHz"),
         "governor": _read(frequency / "scaling_governor"),
         "clock_max_khz": _read(frequency / "scaling_max_freq"),
         "load_average": None if load is None else [round(value, 2) for value in load],
@@ -36,6 +40,7 @@ def describe_environment() -> dict[str, Any]:
         "numpy": np.__version__,
         # Its metadata, not the module: only the adapter may import it. The two packages hold one module.
         "onnxruntime": _version("onnxruntime") or _version("onnxruntime-gpu"),
+        "opencv": _version("opencv-python") or _version("opencv-python-headless"),
         "pgn_edge": __version__,
     }
 
@@ -47,13 +52,13 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _cpu_field(name: str) -> str | None:
-    lines = (_read("/proc/cpuinfo") or "").splitlines()
+def _cpu_field(root: Path, name: str) -> str | None:
+    lines = (_read(root / "proc/cpuinfo") or "").splitlines()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), None)
 
 
-def _read(path: str | Path) -> str | None:
+def _read(path: Path) -> str | None:
     try:
-        return Path(path).read_text().strip("\0\n ")
+        return path.read_text().strip("\0\n ")
     except (OSError, UnicodeDecodeError):
         return None

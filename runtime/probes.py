@@ -136,7 +136,7 @@ def nvidia_gpus(command: str = "nvidia-smi") -> list[Finding]:
     """
     if shutil.which(command) is None:
         return [Finding("NVIDIA GPU", "missing", "none found")]
-    output, reason = _output([command, *GPU_QUERY])
+    output, reason = output_of([command, *GPU_QUERY])
     rows = [[cell.strip() for cell in line.split(",")] for line in output.splitlines() if line.strip()]
     if reason or not rows or any(len(row) != 4 for row in rows):
         said = reason or " ".join(output.split())[:MOST_SAID] or "no answer"
@@ -157,13 +157,13 @@ def jetson(root: Path = Path("/")) -> list[Finding]:
     if not release:
         return []
     board = " ".join(_lines(root / "proc/device-tree/model")) or "unknown"
-    jetpack, _ = _output(["dpkg-query", "--showformat=${Version}", "--show", "nvidia-jetpack"])
+    jetpack, _ = output_of(["dpkg-query", "--showformat=${Version}", "--show", "nvidia-jetpack"])
     found = [
         Finding("board", "ok", board),
         Finding("L4T", "ok", release[0].lstrip("# ")),
         Finding("JetPack", "ok" if jetpack else "missing", jetpack or "package nvidia-jetpack is not installed"),
     ]
-    mode, _ = _output(["nvpmodel", "-q"])
+    mode, _ = output_of(["nvpmodel", "-q"])
     return [*found, Finding("power mode", "ok", " ".join(mode.split()))] if mode else found
 
 
@@ -177,7 +177,7 @@ def ask_module(name: str) -> tuple[dict[str, Any], str]:
         What it tells, empty if it failed; and the reason for that.
     """
     path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
-    output, reason = _output([sys.executable, "-c", CHILD, path, name])
+    output, reason = output_of([sys.executable, "-c", CHILD, path, name])
     try:
         told = json.loads(output.splitlines()[-1]) if output else {}
     except ValueError:
@@ -185,7 +185,7 @@ def ask_module(name: str) -> tuple[dict[str, Any], str]:
     return (told, "") if isinstance(told, dict) and told else ({}, reason or "it told nothing")
 
 
-def _output(command: list[str]) -> tuple[str, str]:
+def output_of(command: list[str]) -> tuple[str, str]:
     """What a command wrote to stdout, empty if it failed; and the last line of why it failed."""
     try:
         process = subprocess.Popen(  # noqa: S603  # names from this file, and no shell

@@ -27,7 +27,7 @@ from pgn_edge.train.config import Schedule, TrainConfig
 from pgn_edge.train.data import DataSet, load_data
 from pgn_edge.train.loop import History, Listeners, fit
 
-GOLDEN_FRAMES = 40  # at 99 % agreement not one of them may flip
+GOLDEN_FRAMES = 32  # at 99 % agreement not one of them may flip
 
 
 class PromptedViT(nn.Module):

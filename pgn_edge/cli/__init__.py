@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+import sys
 from types import FrameType
 from typing import Any
 
@@ -19,7 +22,7 @@ EXTRAS = {
     "export-vit": "cpu,export",
     "import": "export",
     "inspect": "export",
-    "compile": "export,rtx",
+    "compile": "compile,rtx",
 }
 
 
@@ -57,7 +60,16 @@ def main() -> None:
     """Entry point of `pgn-edge`."""
     # A polite kill unwinds like an exception, so that temporary files are removed.
     signal.signal(signal.SIGTERM, _on_terminate)
-    cli(prog_name="pgn-edge")
+    status: object = 0
+    try:
+        cli(prog_name="pgn-edge")
+    except SystemExit as exc:
+        status = exc.code
+    # Every file is closed by now. Python would go on for seconds, taking torch and its compiler apart object by object.
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # whoever read it may be gone
+            stream.flush()
+    os._exit(status if isinstance(status, int) else int(status is not None))
 
 
 def _on_terminate(number: int, frame: FrameType | None) -> None:

@@ -3,76 +3,165 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgn_edge.cli.console import print_json, print_table
+from pgn_edge.cli.console import print_json, print_table, printable
+
+if TYPE_CHECKING:
+    from pgn_edge.runtime.bench import BenchReport
+    from pgn_edge.runtime.bench_compare import Comparison
+    from pgn_edge.runtime.bench_options import BenchOptions
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+FRAMES = 8  # of a query where neither --cameras nor --batch says: as many as MLPerf's multi-stream has
 
 
 @click.command()
-@click.option("--engine", type=click.Path(dir_okay=False, path_type=Path), required=True, help="ViT engine, an .onnx.")
 @click.option(
-    "--task", type=click.Path(dir_okay=False, path_type=Path), help="Also measure the chain with this bundle."
+    "--engine",
+    "engines",
+    type=FILE,
+    multiple=True,
+    required=True,
+    help="Any .onnx; give it again to measure several side by side. --task and --stock belong to the first.",
+)
+@click.option("--task", type=FILE, help="Also measure the chain with this bundle.")
+@click.option("--stock", type=FILE, help="The same ViT exported with --prompts 0: shows what the prompt slots cost.")
+@click.option(
+    "--scenario",
+    type=click.Choice(["single-stream", "multi-stream", "offline"]),
+    default="single-stream",
+    show_default=True,
+    help="One frame a query; one of each camera; or full batches for throughput.",
+)
+@click.option("--cameras", type=click.IntRange(min=1), help=f"Frames of a multi-stream query.  [default: {FRAMES}]")
+@click.option("--batch", type=click.IntRange(min=1), help=f"Frames of an offline query.  [default: {FRAMES}]")
+@click.option("--samples", type=click.IntRange(min=1), help="Timed queries of each.  [default: 200]")
+@click.option("--duration", type=click.FloatRange(min=0, min_open=True), help="Seconds to measure instead.")
+@click.option(
+    "--warmup",
+    type=click.IntRange(min=0),
+    help="Rounds before the first sample.  [default: until latencies settle, 200 at most]",
 )
 @click.option(
-    "--stock",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="The same ViT exported with --prompts 0: shows what the prompt slots cost.",
+    "--frame", default="640x480", show_default=True, help="Size WxH of the random frame, or an image file to send."
 )
-@click.option("--samples", type=click.IntRange(min=1), default=200, show_default=True, help="Timed runs of each.")
-@click.option("--frame", default="640x480", show_default=True, help="Size WxH of the random frame.")
 @click.option(
     "--threads", type=click.IntRange(min=0), default=0, show_default=True, help="Of each engine; 0: all cores."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of frame, inputs and order.")
-@click.option("--json", "json_path", type=click.Path(allow_dash=True), help="Write every sample there; - for stdout.")
-@click.option("--html", "html_path", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with plots.")
+@click.option(
+    "--tasks", type=click.IntRange(min=1), default=10, show_default=True, help="Tasks that the tax is told for."
+)
+@click.option("--compare", type=FILE, help="An earlier --json of the same engines: faster, slower or no difference.")
+@click.option("--fail-if-slower", is_flag=True, help="Exit with 1 where --compare finds a whole query slower.")
+@click.option("--json", type=click.Path(allow_dash=True), help="Write summary and samples there; - for stdout.")
+@click.option("--csv", type=FILE, help="Write every sample.")
+@click.option("--markdown", type=FILE, help="Write the tables as Markdown.")
+@click.option("--html", type=FILE, help="Write a page with plots.")
+@click.pass_context
 def bench(
-    engine: Path, task: Path | None, stock: Path | None, json_path: str | None, html_path: Path | None, **options: Any
+    context: click.Context, /, engines: tuple[Path, ...], compare: Path | None, fail_if_slower: bool, **given: Any
 ) -> None:
-    """Measure latency: the bare engine, and with a task the whole chain, all in turns in one run."""
-    import json
+    """Measure latency or throughput: bare engines, and with a task the whole chain, all in turns in one run."""
+    from pgn_edge.runtime.bench import run_bench
+    from pgn_edge.runtime.bench_compare import compare as compare_with
+    from pgn_edge.runtime.bench_compare import read_earlier
 
-    from pgn_edge.files import require_writable, write_text
-    from pgn_edge.runtime import bench_report as reports
-    from pgn_edge.runtime.bench import BenchOptions, run_bench
+    if fail_if_slower and compare is None:
+        raise click.UsageError("--fail-if-slower needs --compare")
+    outputs = {name: given.pop(name) for name in ("json", "csv", "markdown", "html")}
+    task, stock = given.pop("task"), given.pop("stock")
+    options = _options(**given)
+    if options.frame is not None and task is None:
+        raise click.UsageError("--frame FILE needs --task: an engine alone sees no frame")
+    _check_outputs(outputs)
+    earlier = None if compare is None else read_earlier(compare, options)
+    report = run_bench(engines[0], rivals=engines[1:], task=task, stock=stock, options=options, progress=_tell)
+    comparison = None if earlier is None else compare_with(earlier, report)
+    _write(outputs, report, comparison)
+    if fail_if_slower and comparison is not None and comparison.slower:
+        click.echo(f"pgn-edge: slower than {compare}", err=True)
+        context.exit(1)
 
-    frame_hw = _frame_hw(options.pop("frame"))
-    for path in (json_path, html_path):
+
+def _options(
+    *, scenario: Any, cameras: int | None, batch: int | None, duration: float | None, frame: str, **plain: Any
+) -> BenchOptions:
+    from pgn_edge.runtime.bench_options import BenchOptions
+
+    for name, value, only in (("cameras", cameras, "multi-stream"), ("batch", batch, "offline")):
+        if value is not None and scenario != only:
+            raise click.UsageError(f"--{name} is for --scenario {only}")
+    samples = plain.pop("samples")
+    if samples is not None and duration is not None:
+        raise click.UsageError("--samples and --duration exclude each other")
+    if samples is not None:
+        plain["samples"] = samples
+    frames = 1 if scenario == "single-stream" else cameras or batch or FRAMES
+    return BenchOptions(scenario=scenario, frames=frames, duration_s=duration, **_frame(frame), **plain)
+
+
+def _frame(text: str) -> dict[str, Any]:
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    if match is not None:
+        return {"frame_hw": (int(match[2]), int(match[1]))}
+    if not Path(text).is_file():
+        wanted = "WIDTHxHEIGHT such as 640x480, or an image file"
+        raise click.BadParameter(f"expected {wanted}, got {text!r}", param_hint="--frame")
+    return {"frame": Path(text)}
+
+
+def _check_outputs(outputs: Mapping[str, Any]) -> None:
+    from pgn_edge.files import require_writable
+    from pgn_edge.runtime.bench_plots import require_matplotlib
+
+    for path in outputs.values():
         if path is not None and str(path) != "-":
             require_writable(path)
-    if html_path is not None:
-        reports.require_matplotlib()
-    report = run_bench(
-        engine, task=task, stock=stock, options=BenchOptions(frame_hw=frame_hw, **options), progress=_tell
-    )
-    document = reports.bench_json(report)
-    if html_path is not None:
-        write_text(html_path, reports.bench_html(report))
-    if json_path == "-":
+    if outputs["html"] is not None:
+        require_matplotlib()
+
+
+def _write(outputs: Mapping[str, Any], report: BenchReport, comparison: Comparison | None) -> None:
+    import json
+
+    from pgn_edge.files import write_text
+    from pgn_edge.runtime import bench_report as reports
+    from pgn_edge.runtime.bench_html import bench_html
+
+    document = reports.bench_json(report, comparison)
+    made = {
+        "json": lambda: json.dumps(document, indent=2) + "\n",
+        "csv": lambda: reports.bench_csv(report),
+        "markdown": lambda: reports.bench_markdown(report, comparison),
+        "html": lambda: bench_html(report, comparison),
+    }
+    written = {name: path for name, path in outputs.items() if path is not None and str(path) != "-"}
+    for name, path in written.items():
+        write_text(path, made[name]())
+    if outputs["json"] == "-":
         print_json(document)
         return
-    if json_path is not None:
-        write_text(json_path, json.dumps(document, indent=2) + "\n")
-    print_table("Latency", reports.STATS_HEADER, reports.stats_rows(report))
-    print_table("Adaptation tax", reports.TAX_HEADER, reports.tax_rows(report))
-    for written in (json_path, html_path):
-        if written is not None:
-            click.echo(str(written))
-
-
-def _frame_hw(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
-    if match is None:
-        raise click.BadParameter(f"expected WIDTHxHEIGHT such as 640x480, got {text!r}", param_hint="--frame")
-    return int(match[2]), int(match[1])
+    for section in reports.sections(report, comparison):
+        if section.rows:
+            print_table(section.title, section.header, section.rows)
+        else:
+            click.echo(f"{section.title}:")
+        for note in section.notes:
+            click.echo(printable(note))
+        click.echo()
+    for path in written.values():
+        click.echo(str(path))
 
 
 def _tell(step: str, done: int, total: int, note: str = "") -> None:
     # No live bar: the thread that draws one would take time from the engine that is being measured.
-    click.echo(f"{step}: {done} of {total} rounds", err=True)
+    click.echo(f"{step}: {done} of {total} {note}", err=True)
 
 
 COMMANDS = (bench,)

@@ -8,7 +8,7 @@ from pgn_edge.errors import EngineError
 from pgn_edge.runtime.engines.base import Engine, TensorSpec
 from pgn_edge.runtime.engines.fake import FakeEngine
 from pgn_edge.runtime.engines.onnx_runtime import OnnxRuntimeEngine, OrtOptions
-from pgn_edge.sidecar import read_sidecar
+from pgn_edge.sidecar import verify_plan
 
 __all__ = ["Engine", "FakeEngine", "OnnxRuntimeEngine", "OrtOptions", "TensorSpec", "open_engine"]
 
@@ -21,12 +21,13 @@ def open_engine(path: str | Path, options: OrtOptions | None = None) -> Engine:
         options: for ONNX Runtime.
 
     Raises:
-        EngineError: the file cannot be used; a plan is verified against its sidecar before anything else is said.
+        EngineError: the file cannot be used; a plan is verified, and checked against this machine, before anything else
+            is said.
         MissingExtraError: the package behind it is not installed.
     """
     suffix = Path(path).suffix
     if suffix == ".plan":
-        sidecar = read_sidecar(path)
+        sidecar = verify_plan(path)
         raise EngineError(
             str(path),
             expected="an .onnx file",

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
+import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pgn_edge.contract import EngineFacts
-from pgn_edge.errors import EngineError, PgnEdgeError
+from pgn_edge.errors import EngineError, MissingExtraError, PgnEdgeError
 from pgn_edge.geometry import Geometry
 from pgn_edge.preprocess import Preprocess
-from pgn_edge.sidecar import SIZE_LIMIT, Sidecar, read_sidecar, sidecar_path, write_sidecar
+from pgn_edge.sidecar import SIZE_LIMIT, Sidecar, read_sidecar, sidecar_path, verify_plan, write_sidecar
 
 PLAN = b"a plan, as far as this test is concerned"
 FACTS = EngineFacts(
@@ -27,7 +31,10 @@ SIDECAR = Sidecar(
     targets=("sm_86", "sm_120"),
     batch=(1, 1, 8),
     facts=FACTS,
+    source="my vit.onnx",
+    options=("--max-batch", "8", "--workspace", "512"),
 )
+COMMAND = "pgn-edge compile 'my vit.onnx' --backend tensorrt-rtx"
 
 
 @pytest.fixture
@@ -40,6 +47,15 @@ def plan(tmp_path: Path) -> Path:
 
 def test_round_trip(plan: Path):
     assert read_sidecar(plan) == SIDECAR
+
+
+def test_a_sidecar_of_an_earlier_version_is_read(plan: Path):
+    path = sidecar_path(plan)
+    data = json.loads(path.read_text())
+    for key in ("version_compatible", "source", "options"):
+        del data[key]
+    path.write_text(json.dumps(data))
+    assert read_sidecar(plan) == replace(SIDECAR, source="", options=())
 
 
 def test_it_stands_beside_the_plan_and_leaves_it_alone(plan: Path):
@@ -77,6 +93,7 @@ def test_one_without_the_other_is_refused(plan: Path, missing: str):
         pytest.param({"facts": {}}, id="no facts"),
         pytest.param({"facts": []}, id="facts are a list"),
         pytest.param({"plan_sha256": ""}, id="no hash"),
+        pytest.param({"options": 3}, id="a number for options"),
     ],
 )
 def test_a_sidecar_that_makes_no_sense(plan: Path, change: dict[str, Any]):
@@ -102,3 +119,117 @@ def test_a_file_that_is_no_sidecar(plan: Path, data: bytes):
     sidecar_path(plan).write_bytes(data)
     with pytest.raises(EngineError):
         read_sidecar(plan)
+
+
+# Before a plan is opened.
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A backend of the version that compiled the plan."""
+    known = SimpleNamespace(__members__=dict.fromkeys(("NONE", "SM75", "SM80", "SM86", "SM120")))
+    module = SimpleNamespace(__version__="1.2.3", ComputeCapability=known)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", module)
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    return module
+
+
+@pytest.fixture
+def machine(installed: SimpleNamespace, nvidia_smi) -> SimpleNamespace:
+    """The same, with a GPU that the plan is for."""
+    nvidia_smi("echo 8.6")
+    return installed
+
+
+def refusal(plan: Path, sidecar: Sidecar = SIDECAR, **asked: Any) -> str:
+    write_sidecar(plan, sidecar)
+    with pytest.raises(EngineError) as caught:
+        verify_plan(plan, **asked)
+    return str(caught.value)
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_plan_for_this_machine(plan: Path):
+    assert verify_plan(plan) == SIDECAR
+    assert verify_plan(plan, fingerprint=FACTS.fingerprint, geometry=FACTS.geometry) == SIDECAR
+
+
+def test_the_hash_comes_before_everything_else(plan: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    with pytest.raises(MissingExtraError):
+        verify_plan(plan)
+    plan.write_bytes(b"something else")
+    assert f"compile it again: {COMMAND} --target sm_86 --target sm_120 --max-batch 8 --workspace 512 -o {plan}" in (
+        refusal(plan)
+    )
+
+
+def test_another_version(plan: Path, machine: SimpleNamespace):
+    machine.__version__ = "1.2.4"
+    said = refusal(plan)
+    assert "expected tensorrt-rtx 1.2.3, which compiled it, got 1.2.4 on this machine" in said
+    assert said.endswith(f"{COMMAND} --target sm_86 --target sm_120 --max-batch 8 --workspace 512 -o {plan}")
+
+
+@pytest.mark.parametrize(
+    ("version", "fits"),
+    [("1.2.3", True), ("1.10.0", True), ("1.2.3.4", True), ("1.1.9", False), ("2.0.0", False)],
+    ids=["the same", "a later minor release", "a later build", "an earlier release", "another major version"],
+)
+def test_a_version_compatible_plan(plan: Path, machine: SimpleNamespace, version: str, fits: bool):
+    machine.__version__ = version
+    sidecar = replace(SIDECAR, version_compatible=True)
+    if fits:
+        write_sidecar(plan, sidecar)
+        assert verify_plan(plan) == sidecar
+    else:
+        assert "or a later release of the same major version" in refusal(plan, sidecar)
+
+
+@pytest.mark.usefixtures("machine")
+def test_an_unknown_backend(plan: Path):
+    assert "got 'tensorrt-xyz'" in refusal(plan, replace(SIDECAR, backend="tensorrt-xyz"))
+
+
+@pytest.mark.usefixtures("installed")
+def test_another_gpu(plan: Path, nvidia_smi):
+    nvidia_smi("echo 8.9")
+    said = refusal(plan)
+    assert "expected a GPU of sm_86 or sm_120, got sm_89" in said
+    assert f"{COMMAND} --target sm_89 --max-batch 8" in said
+    said = refusal(plan, replace(SIDECAR, backend="tensorrt"))
+    assert "--backend tensorrt --max-batch 8" in said, "it compiles for the GPU at hand, and has no --target"
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(("gpu", "fits"), [("8.6", True), ("12.0", True), ("7.5", False), ("8.7", False)])
+def test_the_default_set_is_the_backends_own_without_turing(plan: Path, nvidia_smi, gpu: str, fits: bool):
+    nvidia_smi(f"echo {gpu}")
+    sidecar = replace(SIDECAR, targets=())
+    if fits:
+        write_sidecar(plan, sidecar)
+        assert verify_plan(plan) == sidecar
+    else:
+        assert "expected a GPU of sm_80 or sm_86 or sm_120" in refusal(plan, sidecar)
+
+
+@pytest.mark.usefixtures("installed", "nvidia_smi")
+def test_no_gpu(plan: Path):
+    assert "no NVIDIA GPU or driver found" in refusal(plan)
+
+
+@pytest.mark.usefixtures("machine")
+def test_another_vit(plan: Path):
+    said = refusal(plan, fingerprint="ee" * 32)
+    assert f"ViT fingerprint: expected {'ee' * 32}, got {FACTS.fingerprint}" in said
+    said = refusal(plan, geometry=Geometry((64, 64), 8, 8))
+    assert "canvas: expected " in said
+    assert "got append of 16 prompts" in said
+
+
+def test_the_command_is_safe_to_paste():
+    sidecar = replace(SIDECAR, source="$(rm -rf x); 'a'.onnx", targets=(), options=())
+    words = shlex.split(sidecar.rebuild("my plan"))
+    assert words == ["pgn-edge", "compile", sidecar.source, "--backend", "tensorrt-rtx", "-o", "my plan"]
+    nameless = replace(SIDECAR, source="", facts=replace(FACTS, role="pgn"))
+    assert nameless.rebuild("x").startswith("pgn-edge compile task.pgn ")

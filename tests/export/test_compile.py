@@ -1,10 +1,13 @@
-"""TensorRT-RTX builds real plans without a GPU; the sidecar vouches for each of them."""
+"""TensorRT-RTX builds real plans without a GPU, TensorRT on its device; the sidecar vouches for each of them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import onnx
@@ -12,10 +15,12 @@ import pytest
 from onnx import TensorProto, helper
 
 import pgn_edge.nn.backbones
+from pgn_edge import gpu
 from pgn_edge.bundle import read_bundle
 from pgn_edge.contract import EngineFacts
 from pgn_edge.errors import BundleError, EngineError, OutputError
-from pgn_edge.export.compile import compile_plan
+from pgn_edge.export import build_process, memory
+from pgn_edge.export.compile import CompileOptions, compile_plan
 from pgn_edge.export.frozen import VitOptions, export_vit
 from pgn_edge.export.task import ExportOptions, export_task
 from pgn_edge.sidecar import read_sidecar, sidecar_path
@@ -76,7 +81,7 @@ def test_a_plan_and_its_sidecar(sources: dict[str, Path], tmp_path: Path, name: 
     import tensorrt_rtx
 
     plan = tmp_path / "engine.plan"
-    report = compile_plan(sources[name], plan, targets=("sm_86",), max_batch=4)
+    report = compile_plan(sources[name], plan, CompileOptions(targets=("sm_86",), max_batch=4))
     facts, onnx_bytes = source_facts(sources[name])
     sidecar = read_sidecar(plan)
     assert report.sidecar == sidecar
@@ -86,10 +91,13 @@ def test_a_plan_and_its_sidecar(sources: dict[str, Path], tmp_path: Path, name: 
     assert sidecar.facts == facts
     assert (sidecar.backend, sidecar.backend_version) == ("tensorrt-rtx", tensorrt_rtx.__version__)
     assert (sidecar.targets, sidecar.batch) == (("sm_86",), (1, 1, 4))
+    assert (sidecar.source, sidecar.options) == (sources[name].name, ("--max-batch", "4"))
+    assert report.cache == "off"
+    assert not [path for path in tmp_path.iterdir() if path not in (plan, sidecar_path(plan))]
 
 
 def test_a_fixed_batch_is_the_plans_too(sources: dict[str, Path], tmp_path: Path):
-    report = compile_plan(sources["vit batch 3"], tmp_path / "vit.plan", max_batch=8)
+    report = compile_plan(sources["vit batch 3"], tmp_path / "vit.plan", CompileOptions(max_batch=8))
     assert report.sidecar.batch == (3, 3, 3)
     assert report.size_bytes > 10_000
 
@@ -126,13 +134,18 @@ def test_another_plans_sidecar_is_refused(plan: Path):
     [
         pytest.param({"targets": ("sm_86", "sm_13")}, "got 'sm_13'", id="unknown target"),
         pytest.param({"targets": ("NONE",)}, "sm_86", id="a name that only the library knows"),
-        pytest.param({"backend": "tensorrt"}, "tensorrt-rtx", id="unknown backend"),
+        pytest.param({"backend": "cuda"}, "tensorrt-rtx", id="unknown backend"),
         pytest.param({"max_batch": 0}, "1 or more", id="no batch"),
+        pytest.param({"workspace_mib": 0}, "1 or more", id="no workspace"),
+        pytest.param({"timing_cache": Path("t")}, "--timing-cache.*needs no GPU", id="a timing cache ends that"),
+        pytest.param({"version_compatible": True}, "--version-compatible", id="version-compatible is TensorRT's"),
+        pytest.param({"same_compute_capability": True}, "name the GPUs with --target", id="so is this"),
+        pytest.param({"backend": "tensorrt", "targets": ("sm_87",)}, "--target", id="targets are TensorRT-RTX's"),
     ],
 )
 def test_options_that_are_refused(sources: dict[str, Path], tmp_path: Path, options: dict, says: str):
     with pytest.raises(EngineError, match=says):
-        compile_plan(sources["pgn fp32"], tmp_path / "x.plan", **options)
+        compile_plan(sources["pgn fp32"], tmp_path / "x.plan", CompileOptions(**options))
     assert not list(tmp_path.iterdir())
 
 
@@ -166,12 +179,158 @@ def test_a_graph_of_ours_that_was_damaged(tiny_pair, tmp_path: Path, capfd: pyte
     model = onnx.load(tiny_pair.vit)
     model.graph.node[0].op_type = "Nonsense"
     (tmp_path / "bad.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(EngineError, match="parse"):
-        compile_plan(tmp_path / "bad.onnx", tmp_path / "x.plan")
-    capfd.readouterr()  # the library's own report
-    assert not (tmp_path / "x.plan").exists()
+    lines: list[str] = []
+    with pytest.raises(EngineError, match=r"parse, got .*Nonsense"):
+        compile_plan(tmp_path / "bad.onnx", tmp_path / "x.plan", log=lines.append)
+    assert [line for line in lines if "Nonsense" in line], "the library's own words are for whoever wants them"
+    assert capfd.readouterr() == ("", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.onnx"]
 
 
-def test_an_output_that_cannot_be_written(sources: dict[str, Path], tmp_path: Path):
+@pytest.mark.parametrize("name", ["missing/x.plan", "."], ids=["no such folder", "a folder"])
+def test_an_output_that_cannot_be_written(sources: dict[str, Path], tmp_path: Path, name: str):
     with pytest.raises(OutputError):
-        compile_plan(sources["pgn fp32"], tmp_path / "missing" / "x.plan")
+        compile_plan(sources["pgn fp32"], tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_progress_is_told(sources: dict[str, Path], tmp_path: Path):
+    told: list[tuple[str, int, int]] = []
+    compile_plan(sources["pgn fp16"], tmp_path / "x.plan", progress=lambda *at, note="": told.append(at[:3]))
+    steps = [at for at in told if at[0] == "Building engine"]
+    assert steps[0][1] == 0
+    assert steps[-1][1] == steps[-1][2] > 1
+    assert all(done <= total for _, done, total in told)
+
+
+def test_hopeless_memory_is_refused_before_the_build(
+    sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    size = len(source_facts(sources["pgn fp32"])[1])
+    meminfo = tmp_path / "meminfo"
+    monkeypatch.setattr(memory, "MEMINFO", meminfo)
+    monkeypatch.setattr(build_process, "COMMAND", (sys.executable, "-c", "raise SystemExit('it was started')"))
+    meminfo.write_text(f"MemTotal: 99999999 kB\nMemAvailable: {3 * size // 1024 - 1} kB\n")
+    with pytest.raises(EngineError, match=r"memory: expected at least .* 3 times the graph"):
+        compile_plan(sources["pgn fp32"], tmp_path / "x.plan")
+    meminfo.write_text(f"MemAvailable: {3 * size // 1024 + 1} kB\n")
+    with pytest.raises(EngineError, match="it was started"):
+        compile_plan(sources["pgn fp32"], tmp_path / "x.plan")
+    meminfo.write_text("no memory at all\n")
+    with pytest.raises(EngineError, match="it was started"):
+        compile_plan(sources["pgn fp32"], tmp_path / "x.plan")
+
+
+# The plan cache.
+
+
+def test_the_same_build_is_not_done_twice(sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    options = CompileOptions(targets=("sm_86",), cache=tmp_path / "cache" / "plans")
+    first = compile_plan(sources["pgn fp16"], tmp_path / "a.plan", options)
+    copy = shutil.copy(sources["pgn fp16"], tmp_path / "renamed.pgn")
+    monkeypatch.setattr(build_process, "COMMAND", (sys.executable, "-c", "raise SystemExit('built again')"))
+    second = compile_plan(copy, tmp_path / "b.plan", options)
+    assert (first.cache, second.cache) == ("stored", "hit")
+    assert (tmp_path / "b.plan").read_bytes() == (tmp_path / "a.plan").read_bytes()
+    assert read_sidecar(tmp_path / "b.plan") == second.sidecar
+    assert second.sidecar.source == "renamed.pgn"
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        pytest.param("pgn fp32", {}, id="another graph"),
+        pytest.param("pgn fp16", {"targets": ("sm_89",)}, id="another target"),
+        pytest.param("pgn fp16", {"max_batch": 4}, id="another batch"),
+        pytest.param("pgn fp16", {"workspace_mib": 64}, id="another workspace"),
+    ],
+)
+def test_another_build_is_no_hit(
+    sources: dict[str, Path],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    change: dict,
+):
+    folder = tmp_path / "cache"
+    compile_plan(sources["pgn fp16"], tmp_path / "a.plan", CompileOptions(targets=("sm_86",), cache=folder))
+    monkeypatch.setattr(build_process, "COMMAND", (sys.executable, "-c", "raise SystemExit('built again')"))
+    with pytest.raises(EngineError, match="built again"):
+        compile_plan(
+            sources[name], tmp_path / "b.plan", CompileOptions(**{"targets": ("sm_86",), "cache": folder, **change})
+        )
+
+
+def test_a_damaged_entry_is_built_again(sources: dict[str, Path], tmp_path: Path):
+    options = CompileOptions(cache=tmp_path / "cache")
+    compile_plan(sources["pgn fp16"], tmp_path / "a.plan", options)
+    (kept,) = (tmp_path / "cache").glob("*/*.plan")
+    data = bytearray(kept.read_bytes())
+    data[len(data) // 2] ^= 1
+    kept.write_bytes(data)
+    assert compile_plan(sources["pgn fp16"], tmp_path / "b.plan", options).cache == "stored"
+    assert read_sidecar(tmp_path / "b.plan")
+    assert compile_plan(sources["pgn fp16"], tmp_path / "c.plan", options).cache == "hit"
+
+
+def test_a_cache_that_cannot_be_made(sources: dict[str, Path], tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="--no-cache"):
+        compile_plan(sources["pgn fp16"], tmp_path / "x.plan", CompileOptions(cache=tmp_path / "file"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+# TensorRT: the same code, with TensorRT-RTX under its name and a made-up GPU.
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Have the driver answer with these compute capabilities."""
+    monkeypatch.setattr(gpu, "ASK_DRIVER", "")
+    return lambda *answers: monkeypatch.setattr(gpu, "NVIDIA_SMI", ("echo", "\n".join(answers)))
+
+
+@pytest.fixture
+def _tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    (folder / "tensorrt.py").write_text("from tensorrt_rtx import *\nfrom tensorrt_rtx import __version__\n")
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
+    yield
+    sys.modules.pop("tensorrt", None)
+
+
+@pytest.mark.usefixtures("_tensorrt")
+def test_tensorrt_builds_for_the_gpu_at_hand(sources: dict[str, Path], tmp_path: Path, gpus: Callable[..., None]):
+    gpus("8.7")
+    timings = tmp_path / "timings.bin"
+    options = CompileOptions(
+        "tensorrt", max_batch=2, workspace_mib=64, timing_cache=timings, same_compute_capability=True
+    )
+    report = compile_plan(sources["pgn fp16"], tmp_path / "x.plan", options)
+    assert report.sidecar.backend == "tensorrt"
+    assert (report.sidecar.targets, report.sidecar.batch) == (("sm_87",), (1, 1, 2))
+    assert timings.stat().st_size > 0
+    assert report.sidecar.rebuild("x.plan") == (
+        "pgn-edge compile task_fp16.pgn --backend tensorrt --max-batch 2 --workspace 64 "
+        f"--timing-cache {timings} --same-compute-capability -o x.plan"
+    )
+
+
+@pytest.mark.usefixtures("_tensorrt")
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        pytest.param((), "no NVIDIA GPU or driver found", id="no GPU"),
+        pytest.param(("8.6", "8.9"), "one compute capability, got sm_86, sm_89", id="two kinds"),
+    ],
+)
+def test_tensorrt_needs_one_kind_of_gpu(
+    sources: dict[str, Path], tmp_path: Path, gpus: Callable[..., None], found: tuple[str, ...], says: str
+):
+    gpus(*found)
+    with pytest.raises(EngineError, match=says):
+        compile_plan(sources["pgn fp16"], tmp_path / "x.plan", CompileOptions("tensorrt"))
+    assert not (tmp_path / "x.plan").exists()

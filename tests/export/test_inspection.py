@@ -136,15 +136,18 @@ def test_a_plan_is_described_by_its_sidecar_alone(plan: Path):
         "backend_version": "1.2.3",
         "targets": ["sm_86", "sm_120"],
         "batch": [1, 1, 8],
+        "version_compatible": False,
+        "source": "",
+        "options": [],
     }
     assert found.sections["facts"]["fingerprint"] == sidecar.facts.fingerprint
 
 
 def test_a_plan_that_was_compiled(tiny_pair, tmp_path: Path):
     pytest.importorskip("tensorrt_rtx", reason="plans are built by tensorrt_rtx: pip install 'pgn-edge[rtx]'")
-    from pgn_edge.export.compile import compile_plan
+    from pgn_edge.export.compile import CompileOptions, compile_plan
 
-    report = compile_plan(tiny_pair.task, tmp_path / "task.plan", targets=("sm_86",))
+    report = compile_plan(tiny_pair.task, tmp_path / "task.plan", CompileOptions(targets=("sm_86",)))
     found = inspect_file(report.path)
     assert (found.kind, found.size_bytes) == ("plan", report.size_bytes)
     assert found.sections["plan"]["onnx_sha256"] == sections(tiny_pair.task)["pgn"]["onnx_sha256"]

@@ -1,33 +1,40 @@
-"""Real engines on toy graphs; nothing here asserts a latency."""
+"""Real engines on toy graphs, and engines that move a clock of their own: nothing here is timed."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from click.testing import CliRunner
+import torch
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 from pgn_edge.bundle import Bundle, Golden, write_bundle
-from pgn_edge.cli.bench import bench
 from pgn_edge.contract import EngineFacts
-from pgn_edge.errors import EngineError, OutputError, PairingError
+from pgn_edge.errors import DataError, EngineError, PairingError
 from pgn_edge.geometry import Geometry
 from pgn_edge.heads import Head
 from pgn_edge.preprocess import Preprocess
-from pgn_edge.runtime.bench import BenchOptions, Stats, run_bench
-from pgn_edge.runtime.bench_report import adaptation_tax, bench_html, bench_json, extra_token_ms, stats_rows, tax_rows
+from pgn_edge.runtime import bench_queries, bench_rounds
+from pgn_edge.runtime.bench import run_bench
+from pgn_edge.runtime.bench_compare import compare, read_earlier, rival_verdicts
+from pgn_edge.runtime.bench_costs import _weighed, resident_bytes
+from pgn_edge.runtime.bench_options import BenchOptions
+from pgn_edge.runtime.bench_report import bench_json
+from pgn_edge.runtime.bench_tax import adaptation_tax, extra_token_ms, tax_rows
 from pgn_edge.runtime.engines import FakeEngine, OnnxRuntimeEngine, TensorSpec
-from pgn_edge.runtime.environment import describe_environment
 
 FAST = BenchOptions(samples=3, warmup=1, frame_hw=(12, 10))
 GEOMETRY = Geometry((8, 8), 4, 2)
-CHAIN = tuple(f"chain.{stage}" for stage in ("preprocess", "pgn", "vit", "head", "total"))
+CHAIN = tuple(f"chain.{stage}" for stage in ("decode", "preprocess", "pgn", "vit", "head", "total"))
 
 
 def facts(role: str = "vit", **changes: object) -> EngineFacts:
@@ -123,7 +130,8 @@ def test_engine_alone(vit: Path) -> None:
     report = run_bench(vit, options=FAST)
     assert list(report.samples_ms) == ["vit"]
     assert len(report.samples_ms["vit"]) == FAST.samples
-    assert report.input_bytes == 3 * 12 * 8 * 4
+    assert report.frame_bytes == {"into the ViT": 3 * 12 * 8 * 4}
+    assert report.costs is None
     assert [row[1] for row in tax_rows(report)][:2] == [
         "not measured: give --stock",
         f"{report.stats['vit'].p50:.3f}",
@@ -140,7 +148,14 @@ def test_chain_and_stock(vit: Path, task: Path, stock: Path) -> None:
     assert ratios["ViT alone"] == 1
     assert ratios["whole chain"] == pytest.approx(stats["chain.total"].p50 / stats["stock"].p50)
     assert extra_token_ms(report) == pytest.approx(stats["vit"].p50 - stats["stock"].p50)
-    assert set(report.devices) == {"vit", "stock"}
+    assert list(report.parts) == ["vit", "stock", "task"]
+    assert report.parts["vit"].sha256 == hashlib.sha256(vit.read_bytes()).hexdigest()
+    assert report.parts["task"].size_bytes == task.stat().st_size
+    assert report.frame_bytes["into the ViT alone"] == 3 * 8 * 8 * 4
+    assert report.frame_bytes["camera frame, decoded"] == 12 * 10 * 3
+    for series, starts in report.samples.starts_s.items():
+        assert len(starts) == FAST.samples
+        assert all(now > then for then, now in pairwise((0.0, *starts))), series
 
 
 def test_foreign_onnx_is_filled_by_its_specs(tmp_path: Path) -> None:
@@ -155,7 +170,7 @@ def test_foreign_onnx_is_filled_by_its_specs(tmp_path: Path) -> None:
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])]
     report = run_bench(save(tmp_path / "any.onnx", model(nodes, inputs, outputs, {}, None)), options=FAST)
     assert list(report.samples_ms) == ["vit"]
-    assert report.input_bytes == 4 * (1 + 2 + 8)
+    assert report.frame_bytes == {"into the ViT": 4 * (1 + 2 + 8)}
 
 
 @pytest.mark.parametrize(
@@ -212,85 +227,229 @@ def test_engine_that_fails_midway_is_closed() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"samples": 0}, {"frame_hw": (0, 4)}, {"warmup": -1}, {"threads": -1}, {"seed": -1}],
-    ids=lambda wrong: next(iter(wrong)),
+    [
+        {"samples": 0},
+        {"frame_hw": (0, 4)},
+        {"warmup": -1},
+        {"threads": -1},
+        {"seed": -1},
+        {"frames": 0, "scenario": "offline"},
+        {"tasks": 0},
+        {"duration_s": 0},
+        {"duration_s": float("nan")},
+        {"scenario": "server"},
+        {"frames": 2},
+    ],
+    ids=lambda wrong: ", ".join(f"{key} {value}" for key, value in wrong.items()),
 )
 def test_options_out_of_range(wrong: dict) -> None:
-    with pytest.raises(EngineError, match="bench options"):
+    with pytest.raises(EngineError, match=f"bench options: {next(iter(wrong))}"):
         BenchOptions(**wrong)
 
 
-def test_p99_needs_a_hundred_samples() -> None:
-    assert Stats.of([1.0] * 99).p99 is None
-    stats = Stats.of([float(value) for value in range(101)])
-    assert (stats.count, stats.p50, stats.p95, stats.p99, stats.mean, stats.min) == (101, 50, 95, 99, 50, 0)
+# Engines that take known times, by a clock that only they move.
 
 
-def test_environment_is_json() -> None:
-    environment = json.loads(json.dumps(describe_environment()))
-    assert environment["cores"] >= environment["usable_cores"] >= 1
-    assert environment["numpy"] == np.__version__
-    assert environment["onnxruntime"]
-    assert "/" not in environment["command"].split()[0]
+class Clock:
+    """Stands still until an engine works."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def engine(self, milliseconds: Callable[[], float], **options: object) -> FakeEngine:
+        def work(feeds: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+            self.now += milliseconds() / 1e3
+            return {"y": feeds["x"]}
+
+        return fake(work, **options)
 
 
-def test_json_holds_every_sample(vit: Path, task: Path, stock: Path) -> None:
-    report = run_bench(vit, task=task, stock=stock, options=FAST)
-    document = json.loads(json.dumps(bench_json(report)))
-    assert document["samples_ms"]["chain.total"] == list(report.samples_ms["chain.total"])
-    assert document["stats_ms"]["vit"]["p99"] is None
-    assert document["options"]["frame_hw"] == [12, 10]
-    assert document["adaptation_tax"][0]["part"] == "ViT alone"
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    for module in (bench_queries, bench_rounds):
+        monkeypatch.setattr(module, "perf_counter", made)
+    return made
 
 
-@pytest.mark.parametrize("whole", [False, True], ids=["engine alone", "with task and stock"])
-def test_page_is_self_contained(vit: Path, task: Path, stock: Path, whole: bool) -> None:
-    pytest.importorskip("matplotlib")
-    report = run_bench(vit, task=task if whole else None, stock=stock if whole else None, options=FAST)
-    text = bench_html(report)
-    assert text.count("data:image/png;base64,") == 3
-    assert text.count("src=") == 3
-    assert "href=" not in text
-    assert "<script" not in text
-    for row in stats_rows(report):
-        assert row[1] in text
+def noisy(median_ms: float, seed: int) -> Callable[[], float]:
+    rng = np.random.default_rng(seed)
+    return lambda: median_ms * float(np.exp(0.05 * rng.standard_normal()))
 
 
-def test_command_prints_tables(vit: Path, task: Path) -> None:
-    arguments = ["--engine", str(vit), "--task", str(task), "--samples", "2", "--frame", "16x9"]
-    result = CliRunner().invoke(bench, arguments, catch_exceptions=False)
-    assert result.exit_code == 0
-    assert "chain.total" in result.stdout
-    assert "not measured: give --stock" in result.stdout
-    assert "rounds" in result.stderr
+def test_latencies_are_those_of_the_engines(clock: Clock) -> None:
+    engines = [clock.engine(lambda: 2.0), clock.engine(lambda: 3.0)]
+    report = run_bench(engines[0], rivals=engines[1:], options=BenchOptions(samples=5, warmup=0))
+    assert report.samples_ms == {"vit": pytest.approx([2.0] * 5), "vit.2": pytest.approx([3.0] * 5)}
+    both = sorted(zip(*report.samples.starts_s.values(), strict=True))
+    assert [min(pair) for pair in both] == pytest.approx([0.0, 0.005, 0.010, 0.015, 0.020])
+    assert {a < b for a, b in both} == {True, False}  # turns in changing order
 
 
-def test_command_json_on_stdout_and_nothing_else(vit: Path) -> None:
-    arguments = ["--engine", str(vit), "--samples", "2", "--json", "-"]
-    document = json.loads(CliRunner().invoke(bench, arguments, catch_exceptions=False).stdout)
-    assert len(document["samples_ms"]["vit"]) == 2
+def test_thirty_percent_is_found_side_by_side_and_against_a_file(clock: Clock, tmp_path: Path) -> None:
+    options = BenchOptions(samples=60, warmup=0)
+    rivals = [clock.engine(noisy(3.9, 1)), clock.engine(noisy(3.0, 2)), clock.engine(noisy(2.1, 3))]
+    first = run_bench(clock.engine(noisy(3.0, 0)), rivals=rivals, options=options)
+    assert [v.word for v in rival_verdicts(first)] == ["slower", "no difference", "faster"]
+    (tmp_path / "before.json").write_text(json.dumps(bench_json(first)))
+    again = run_bench(clock.engine(noisy(3.9, 4)), options=options)
+    found = compare(read_earlier(tmp_path / "before.json", options), again)
+    assert [(v.series, v.word) for v in found.verdicts] == [("vit", "slower")]
 
 
-def test_command_writes_files(vit: Path, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    out, html = tmp_path / "out.json", tmp_path / "out.html"
-    arguments = ["--engine", str(vit), "--samples", "2", "--json", str(out), "--html", str(html)]
-    result = CliRunner().invoke(bench, arguments, catch_exceptions=False)
-    assert json.loads(out.read_text())["options"]["samples"] == 2
-    assert html.read_text().startswith("<!doctype html>")
-    assert str(html) in result.stdout
+def test_warm_up_lasts_until_latencies_settle(clock: Clock) -> None:
+    # The window of rounds 21 to 30 is the first whose median is 2.
+    cold = iter([50.0, 20.0, 10.0, 5.0] + [4.0] * 20)
+    report = run_bench(clock.engine(lambda: next(cold, 2.0)), options=BenchOptions(samples=3))
+    assert (report.warmup.rounds, report.warmup.settled) == (
+        50,
+        True,
+    )
+    assert report.samples_ms["vit"] == pytest.approx([2.0] * 3)
 
 
-@pytest.mark.parametrize("option", ["--json", "--html"])
-def test_command_checks_outputs_before_it_measures(tmp_path: Path, option: str) -> None:
-    # The engine does not exist: the refusal of the output must come first.
-    arguments = ["--engine", str(tmp_path / "none.onnx"), option, str(tmp_path / "no" / "out")]
-    with pytest.raises(OutputError, match="folder that exists"):
-        CliRunner().invoke(bench, arguments, catch_exceptions=False)
+def test_warm_up_gives_up_and_says_so(clock: Clock) -> None:
+    growing = iter(range(1, 1000))
+    report = run_bench(clock.engine(lambda: 1.1 ** next(growing)), options=BenchOptions(samples=3))
+    assert (report.warmup.rounds, report.warmup.settled) == (200, False)
 
 
-@pytest.mark.parametrize("frame", ["640", "0x4", "640x480x3", "axb", "640X480"])
-def test_command_refuses_a_frame(vit: Path, frame: str) -> None:
-    result = CliRunner().invoke(bench, ["--engine", str(vit), "--frame", frame])
-    assert result.exit_code == 2
-    assert "WIDTHxHEIGHT" in result.stderr
+def test_a_duration_instead_of_a_count(clock: Clock) -> None:
+    told = []
+    options = BenchOptions(duration_s=1.0, warmup=2)
+    report = run_bench(clock.engine(lambda: 30.0), options=options, progress=lambda *what: told.append(what))
+    assert len(report.samples_ms["vit"]) == 34
+    assert told[-1] == ("measure", 1, 1, "seconds")
+
+
+def test_frames_of_a_query_go_through_a_free_batch_at_once(clock: Clock) -> None:
+    sizes = []
+    engine = fake(lambda feeds: {"y": feeds["x"]})
+    engine.infer = lambda feeds: sizes.append(len(feeds["x"])) or {"y": feeds["x"]}  # type: ignore[method-assign]
+    run_bench(engine, options=BenchOptions(samples=2, warmup=0, scenario="multi-stream", frames=3))
+    assert sizes == [3, 3, 3]
+
+
+def test_frames_of_a_query_go_through_a_fixed_batch_in_turns(clock: Clock) -> None:
+    spec = {"x": TensorSpec((2, 2), np.dtype(np.float32))}
+
+    def work(feeds: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        clock.now += 1e-3
+        return feeds
+
+    engine = FakeEngine(spec, spec, work)
+    report = run_bench(engine, options=BenchOptions(samples=2, warmup=0, scenario="offline", frames=5))
+    assert report.samples_ms["vit"] == pytest.approx([3.0, 3.0])
+    assert report.frame_bytes["into the ViT"] == 2 * 4
+
+
+def test_what_an_engine_reports_of_itself_is_kept(clock: Clock) -> None:
+    engine = clock.engine(lambda: 2.0)
+    engine.timings_ms = {"host_to_device": 0.25}  # type: ignore[attr-defined]
+    report = run_bench(engine, options=BenchOptions(samples=2, warmup=0))
+    assert report.samples_ms["vit.host_to_device"] == (0.25, 0.25)
+
+
+def test_an_engine_that_hands_out_one_buffer_is_still_checked() -> None:
+    buffer = np.zeros((1, 2), np.float32)
+    engine = fake(lambda feeds: {"y": np.add(buffer, 1, out=buffer)})
+    with pytest.raises(EngineError, match="the same output"):
+        run_bench(engine, options=FAST)
+
+
+def test_sizes_that_are_free_beside_the_batch() -> None:
+    spec = {"x": TensorSpec((None, 3, None, None), np.dtype(np.float32))}
+    engine = FakeEngine(spec, spec, dict)
+    with pytest.raises(EngineError, match="sizes are fixed"):
+        run_bench(engine, options=FAST)
+    assert engine.closed
+
+
+# Real engines.
+
+
+@pytest.mark.parametrize(("scenario", "frames"), [("multi-stream", 3), ("offline", 4)])
+def test_queries_of_several_frames(vit: Path, task: Path, stock: Path, scenario: str, frames: int) -> None:
+    options = replace(FAST, scenario=scenario, frames=frames)
+    report = run_bench(vit, task=task, stock=stock, options=options)
+    assert tuple(report.samples_ms) == ("vit", "stock", *CHAIN)
+    assert report.frame_bytes["into the ViT"] == 3 * 12 * 8 * 4  # of one frame still
+
+
+def test_an_onnx_by_plain_torch(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+
+    class SmallVit(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches, self.body = torch.nn.Conv2d(3, 16, 8, 8), torch.nn.TransformerEncoder(layer, 1)
+
+        def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+            return self.body(self.patches(pixel_values).flatten(2).transpose(1, 2)).mean(1)
+
+    path = tmp_path / "foreign.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            SmallVit().eval(),
+            (torch.zeros(2, 3, 32, 32),),
+            str(path),
+            input_names=["pixel_values"],
+            output_names=["features"],
+            dynamic_axes={"pixel_values": {0: "n"}, "features": {0: "n"}},
+            dynamo=False,
+        )
+    options = replace(FAST, scenario="offline", frames=3)
+    report = run_bench(path, rivals=[path], options=options)
+    assert list(report.samples_ms) == ["vit", "vit.2"]
+    assert report.frame_bytes == {"into the ViT": 3 * 32 * 32 * 4}
+
+
+def test_a_frame_from_a_file(vit: Path, task: Path, tmp_path: Path) -> None:
+    path = tmp_path / "frame.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)).save(path)
+    report = run_bench(vit, task=task, options=replace(FAST, frame=path))
+    assert report.options.frame_hw == (20, 30)
+    assert report.parts["frame"].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert report.frame_bytes["camera frame, encoded"] == path.stat().st_size
+
+
+def test_a_frame_that_is_cut_off(vit: Path, task: Path, tmp_path: Path) -> None:
+    path = tmp_path / "frame.jpg"
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(DataError, match=r"frame.jpg"):
+        run_bench(vit, task=task, options=replace(FAST, frame=path))
+
+
+def test_the_random_frame_is_the_seed_s(vit: Path, task: Path) -> None:
+    sizes = [run_bench(vit, task=task, options=replace(FAST, seed=seed)).frame_bytes for seed in (0, 0, 1)]
+    assert sizes[0] == sizes[1] != sizes[2]
+
+
+def test_costs_are_of_these_files(vit: Path, task: Path) -> None:
+    costs = run_bench(vit, task=task, options=FAST).costs
+    assert costs is not None
+    assert (len(costs.task_load_ms), len(costs.vit_load_ms)) == (5, 3)
+    assert min(*costs.task_load_ms, *costs.vit_load_ms) > 0
+    assert (costs.task_file_bytes, costs.vit_file_bytes) == (task.stat().st_size, vit.stat().st_size)
+
+
+def test_resident_memory_is_the_kernel_s(tmp_path: Path) -> None:
+    status = tmp_path / "status"
+    status.write_text("Name:\tpython\nVmHWM:\t  9999 kB\nVmRSS:\t    2048 kB\n")
+    assert resident_bytes(status) == 2 << 20
+    status.write_text("VmRSS:\n")
+    assert resident_bytes(status) is None
+    assert resident_bytes(tmp_path / "none") is None
+
+
+def test_memory_that_an_engine_takes_is_seen() -> None:
+    held = []
+    engine, _, added = _weighed(lambda: held.append(np.ones(64 << 20, np.uint8)) or fake(dict))
+    assert added is None or 60 << 20 < added < 90 << 20
+    engine.close()

@@ -15,7 +15,9 @@ from pgn_edge.cli.demo import NAMES
 from pgn_edge.contract import EngineFacts
 from pgn_edge.runtime.annotate import canvas_picture
 from pgn_edge.runtime.bench import BenchReport
-from pgn_edge.runtime.bench_report import STATS_HEADER, TAX_HEADER, histograms_png, stats_rows, tax_rows
+from pgn_edge.runtime.bench_plots import histograms_png
+from pgn_edge.runtime.bench_report import STATS_HEADER, stats_rows
+from pgn_edge.runtime.bench_tax import TAX_HEADER, tax_rows
 from pgn_edge.runtime.result import Result
 from pgn_edge.train.task import TrainReport
 

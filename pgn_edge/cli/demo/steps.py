@@ -23,8 +23,10 @@ from pgn_edge.heads import Head
 from pgn_edge.progress import Progress
 from pgn_edge.runtime import Runtime
 from pgn_edge.runtime.app import run_app
-from pgn_edge.runtime.bench import BenchOptions, run_bench
-from pgn_edge.runtime.bench_report import bench_html, bench_json
+from pgn_edge.runtime.bench import run_bench
+from pgn_edge.runtime.bench_html import bench_html
+from pgn_edge.runtime.bench_options import BenchOptions
+from pgn_edge.runtime.bench_report import bench_json
 from pgn_edge.runtime.sinks import JsonlSink, VideoSink
 from pgn_edge.runtime.sources import open_source
 from pgn_edge.train.baselines import cnn_alone, embed, linear_probe

@@ -1,0 +1,32 @@
+# pgn-edge for a Jetson. Build on the Jetson, from the root of the repository:
+#   docker build -f docker/jetson.Dockerfile -t pgn-edge .
+# The tag is that of Jetson Linux: r36.4.0 brings CUDA 12.6 and TensorRT 10.3, as JetPack 6.1 and 6.2 do.
+ARG BASE=nvcr.io/nvidia/l4t-jetpack:r36.4.0
+FROM ${BASE}
+
+# OpenCV loads libGL and GLib when it is imported. TensorRT's Python module comes with the base or from JetPack's packages;
+# it cannot be imported here, since the driver joins only when the container runs.
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends libgl1 libglib2.0-0 python3 python3-pip python3-venv \
+ && (python3 -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("tensorrt") is None)' \
+     || apt-get install -y --no-install-recommends python3-libnvinfer) \
+ && rm -rf /var/lib/apt/lists/*
+
+WORKDIR /opt/pgn-edge
+COPY pyproject.toml README.md LICENSE ./
+COPY pgn_edge pgn_edge
+COPY train train
+COPY export export
+COPY runtime runtime
+# The system's packages stay visible: TensorRT is one of them.
+# onnx is all that `compile` needs of the extra `export`, which would bring torch.
+RUN python3 -m venv --system-site-packages /opt/venv \
+ && /opt/venv/bin/pip install --no-cache-dir --upgrade pip \
+ && /opt/venv/bin/pip install --no-cache-dir ".[cpu]" onnx
+
+# Whoever runs the container may write to the plan cache.
+RUN mkdir -m 1777 /cache
+ENV PATH=/opt/venv/bin:$PATH PGN_EDGE_CACHE=/cache
+WORKDIR /work
+ENTRYPOINT ["pgn-edge"]
+CMD ["doctor"]

@@ -1,0 +1,27 @@
+# pgn-edge for PCs with an NVIDIA GPU. Build from the root of the repository:
+#   docker build -f docker/rtx.Dockerfile -t pgn-edge .
+# BACKEND=rtx compiles with TensorRT-RTX, BACKEND=tensorrt with TensorRT.
+FROM nvidia/cuda:13.0.1-runtime-ubuntu24.04
+ARG BACKEND=rtx
+
+# OpenCV loads libGL and GLib when it is imported.
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends libgl1 libglib2.0-0t64 python3 python3-venv \
+ && rm -rf /var/lib/apt/lists/*
+
+WORKDIR /opt/pgn-edge
+COPY pyproject.toml README.md LICENSE ./
+COPY pgn_edge pgn_edge
+COPY train train
+COPY export export
+COPY runtime runtime
+# onnx is all that `compile` needs of the extra `export`, which would bring torch.
+RUN python3 -m venv /opt/venv \
+ && /opt/venv/bin/pip install --no-cache-dir ".[cpu,${BACKEND}]" onnx
+
+# Whoever runs the container may write to the plan cache.
+RUN mkdir -m 1777 /cache
+ENV PATH=/opt/venv/bin:$PATH PGN_EDGE_CACHE=/cache
+WORKDIR /work
+ENTRYPOINT ["pgn-edge"]
+CMD ["doctor"]

@@ -1,0 +1,84 @@
+"""How to measure: scenario, counts, frame and seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pgn_edge.errors import EngineError
+
+Scenario = Literal["single-stream", "multi-stream", "offline"]
+
+SCENARIOS: dict[Scenario, str] = {
+    "single-stream": "One query is one frame; the next is sent when the last is answered. The result is the latency "
+    "of the query.",
+    "multi-stream": "One query is one frame of each camera, answered together; the next is sent when the last is "
+    "answered. The result is the latency of the query.",
+    "offline": "All frames are there from the start and are answered in full batches, one after the other. The result "
+    "is the throughput in frames per second.",
+}
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """How to measure.
+
+    Args:
+        samples: timed queries of each series, at least 1; without effect where `duration_s` is given.
+        warmup: rounds before the first sample; None for as many as it takes until latencies settle.
+        frame_hw: size (h, w) in pixels of the random frame that goes through the chain.
+        threads: CPU threads of each engine; 0 takes one for each core.
+        seed: of the random frame, the random inputs and the order of turns.
+        duration_s: seconds of timed rounds instead of a count, above 0.
+        scenario: what one query is.
+        frames: of one query: 1 in single-stream, the cameras of multi-stream, the batch of offline.
+        tasks: number of tasks that the adaptation tax is told for, at least 1.
+        frame: image file to send through the chain instead of the random frame.
+
+    Raises:
+        EngineError: out of range, or more than one frame in single-stream.
+    """
+
+    samples: int = 200
+    warmup: int | None = None
+    frame_hw: tuple[int, int] = (480, 640)
+    threads: int = 0
+    seed: int = 0
+    duration_s: float | None = None
+    scenario: Scenario = "single-stream"
+    frames: int = 1
+    tasks: int = 10
+    frame: Path | None = None
+
+    def __post_init__(self) -> None:
+        least = {
+            "samples": (self.samples, 1),
+            "warmup": (self.warmup or 0, 0),
+            "frame_hw": (min(self.frame_hw), 1),
+            "threads": (self.threads, 0),
+            "seed": (self.seed, 0),
+            "frames": (self.frames, 1),
+            "tasks": (self.tasks, 1),
+        }
+        for name, (value, limit) in least.items():
+            if value < limit:
+                raise _wrong(name, f"at least {limit}", value)
+        if self.duration_s is not None and not 0 < self.duration_s < float("inf"):
+            raise _wrong("duration_s", "a finite time above 0 s", self.duration_s)
+        if self.scenario not in get_args(Scenario):
+            raise _wrong("scenario", f"one of {', '.join(SCENARIOS)}", self.scenario)
+        if self.scenario == "single-stream" and self.frames != 1:
+            raise _wrong("frames", "1 in single-stream", self.frames)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {
+            **{name: getattr(self, name) for name in self.__dataclass_fields__},
+            "frame_hw": list(self.frame_hw),
+            "frame": None if self.frame is None else str(self.frame),
+        }
+
+
+def _wrong(name: str, expected: str, got: object) -> EngineError:
+    return EngineError(f"bench options: {name}", expected=expected, got=str(got), do="choose another value")
