@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import hashlib
 import sys
 import tracemalloc
@@ -27,8 +28,7 @@ from pgn_edge.runtime import Runtime
 from pgn_edge.runtime.engines import FakeEngine, OnnxRuntimeEngine
 from pgn_edge.sidecar import Sidecar, write_sidecar
 
-
-FRAMES = 200
+FRAMES = 1000
 
 
 def frame(seed: int, height: int = 90, width: int = 120) -> np.ndarray:
@@ -136,17 +136,20 @@ def test_a_frame_allocates_no_more_than_its_result(runtime):
     try:
         for _ in range(5):
             runtime.infer("exact", image)
+        gc.collect()
         before, _ = tracemalloc.get_traced_memory()
         tracemalloc.reset_peak()
         for _ in range(FRAMES):
             runtime.infer("exact", image)
-        after, peak = tracemalloc.get_traced_memory()
+        _, peak = tracemalloc.get_traced_memory()
+        gc.collect()  # how much of Python's own litter lies about is chance
+        after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    smallest = result.scores.nbytes  # Python's own caches grow a little, but by less than this for each frame
+    smallest = 100  # bytes; an array that is left behind has more, and Python's own caches stop growing
     assert after - before < FRAMES * smallest, "memory grows from frame to frame"
     # The colours of the frame are turned round in a copy; a second canvas would not fit in here.
-    assert kept <= peak - before < kept + image.nbytes + 10_000 < kept + result.canvas.nbytes
+    assert kept <= peak - before < kept + image.nbytes + 30_000 < kept + result.canvas.nbytes
 
 
 def test_no_frames_no_results(runtime):
