@@ -148,8 +148,9 @@ send(version="1")
 # The parent's own end.
 
 PARENT = """
-import sys
+import signal, sys
 from pgn_edge.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
 from pgn_edge.export import build_process
 build_process.COMMAND = (sys.executable, "-c", {stub!r})
 sys.argv = ["pgn-edge", "compile", {source!r}, "-o", {plan!r}, "--no-cache"]
@@ -170,9 +171,12 @@ def test_the_child_ends_with_its_parent_and_leaves_nothing(
     code = PARENT.format(stub=stub, source=str(tiny_pair.task), plan=str(tmp_path / "x.plan"))
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as parent:
         wait_for(lambda: pid.exists() or parent.poll() is not None)
-        builder = int(pid.read_text())
-        parent.send_signal(number)
-        _, said = parent.communicate(timeout=PATIENCE_S)
+        try:
+            builder = int(pid.read_text())
+            parent.send_signal(number)
+            _, said = parent.communicate(timeout=PATIENCE_S)
+        finally:
+            parent.kill()  # one that goes on would hold up the whole run
     assert parent.returncode == status, said
     assert "Traceback" not in said
     wait_for(lambda: gone(builder))
