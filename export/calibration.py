@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
-from pgn_edge.export.inversion import Projection
+from pgn_edge.export.deployed import prompt_rows
+from pgn_edge.export.inversion import Projection, invert_library
 from pgn_edge.export.synthetic import pictures
 from pgn_edge.geometry import Geometry
 from pgn_edge.nn.vit import FrozenViT
@@ -38,14 +40,9 @@ def check_canvases(vit: FrozenViT, geometry: Geometry) -> np.ndarray:
     if geometry.prompts:
         sizes = np.geomspace(0.5, 4, len(images))[:, None, None] * float(vit.position.std())
         tokens = sizes * np.random.default_rng(0).standard_normal((len(images), geometry.prompts, vit.width))
-        patches = tokens @ np.linalg.pinv(Projection.of(vit, geometry).weight).T
-        _fill(canvas, patches.astype(np.float32), geometry)
+        inversion = invert_library(Projection.of(vit, geometry), tokens.reshape(-1, vit.width))
+        patches = inversion.pixels.reshape(*tokens.shape[:2], -1)
+        if inversion.offset is not None:
+            patches = patches + inversion.offset
+        canvas[:, :, size[0] :] = prompt_rows(torch.from_numpy(patches).float(), geometry).numpy()
     return canvas
-
-
-def _fill(canvas: np.ndarray, patches: np.ndarray, geometry: Geometry) -> None:
-    """Write patches (B, K, 3P²) into the prompt slots."""
-    side = geometry.patch
-    for slot in range(geometry.prompts):
-        x0, y0, x1, y1 = geometry.slot_box(slot)
-        canvas[:, :, y0:y1, x0:x1] = patches[:, slot].reshape(-1, 3, side, side)

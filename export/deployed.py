@@ -47,15 +47,24 @@ class DeployedPGN(nn.Module):
         patches = self.pgn.coefficients(x) @ self.pixels  # (B, K, 3P²)
         if self.offset is not None:
             patches = patches + self.offset
-        return torch.cat([x, self._rows(patches)], dim=2)
+        return torch.cat([x, prompt_rows(patches, self.geometry)], dim=2)
 
-    def _rows(self, patches: Tensor) -> Tensor:
-        geometry = self.geometry
-        rows, columns, patch = geometry.rows, geometry.grid_hw[1], geometry.patch
-        if geometry.spare:
-            patches = F.pad(patches, (0, 0, 0, geometry.spare))
-        grid = patches.reshape(-1, rows, columns, 3, patch, patch)
-        return grid.permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, rows * patch, columns * patch)
+
+def prompt_rows(patches: Tensor, geometry: Geometry) -> Tensor:
+    """The rows of the canvas that hold the prompts; spare slots are zero.
+
+    Args:
+        patches: pixels of the prompt slots (B, K, 3P²), order (C, P, P).
+        geometry: the canvas, K at least 1.
+
+    Returns:
+        (B, 3, r P, W), to stand under the image.
+    """
+    rows, columns, patch = geometry.rows, geometry.grid_hw[1], geometry.patch
+    if geometry.spare:
+        patches = F.pad(patches, (0, 0, 0, geometry.spare))
+    grid = patches.reshape(-1, rows, columns, 3, patch, patch)
+    return grid.permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, rows * patch, columns * patch)
 
 
 def _fold_batch_norms(pgn: PGN) -> PGN:

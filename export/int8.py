@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-
 import onnx
 
-from pgn_edge.errors import MissingExtraError
+from pgn_edge.errors import ExportError, MissingExtraError
+from pgn_edge.nn.weights import mapped
 
 
 def to_int8(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -19,6 +18,7 @@ def to_int8(model: onnx.ModelProto) -> onnx.ModelProto:
         model: float32.
 
     Raises:
+        ExportError: the quantiser failed.
         MissingExtraError: onnxruntime is not installed.
     """
     try:
@@ -30,13 +30,11 @@ def to_int8(model: onnx.ModelProto) -> onnx.ModelProto:
 
     source = onnx.ModelProto()
     source.CopyFrom(model)
-    with tempfile.TemporaryDirectory() as folder:
+    # Its log is silenced: it only advises to preprocess a graph that has nothing left to fold.
+    silently = mapped("int8", "a graph that onnxruntime can quantise", "export without --int8", kind=ExportError)
+    with tempfile.TemporaryDirectory() as folder, silently:
         path = Path(folder) / "int8.onnx"
-        logging.disable(logging.WARNING)  # advice to preprocess a graph that has nothing left to fold
-        try:
-            quantize_dynamic(
-                source, path, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8
-            )
-        finally:
-            logging.disable(logging.NOTSET)
+        quantize_dynamic(
+            source, path, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8
+        )
         return onnx.load(path)

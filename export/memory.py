@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pgn_edge.errors import EngineError
+from pgn_edge.host import sizes_bytes
 
 MEMINFO = Path("/proc/meminfo")
 COPIES = 3
@@ -12,11 +13,7 @@ COPIES = 3
 
 def available_bytes() -> int | None:
     """Memory that programs can still get without swapping, in bytes; None where the system does not tell."""
-    try:
-        lines = MEMINFO.read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, IndexError, ValueError):
-        return None
+    return sizes_bytes(MEMINFO).get("MemAvailable")
 
 
 def require_memory(onnx_bytes: int) -> None:

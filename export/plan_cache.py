@@ -25,12 +25,6 @@ CAP_BYTES = 4 << 30
 PLAN = "engine.plan"
 
 
-def default_folder() -> Path:
-    """`$PGN_EDGE_CACHE`, or `~/.cache/pgn-edge/plans`."""
-    named = os.environ.get("PGN_EDGE_CACHE")
-    return Path(named) if named else Path("~/.cache/pgn-edge/plans").expanduser()
-
-
 def cache_key(facts: Mapping[str, Any]) -> str:
     """sha256 over everything that a plan depends on, as 64 hexadecimal digits.
 

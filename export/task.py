@@ -24,7 +24,7 @@ from pgn_edge.export.rounding import Mixing
 from pgn_edge.files import require_writable, write_bytes
 from pgn_edge.fingerprint import sha256_file
 from pgn_edge.nn.backbones import load_backbone
-from pgn_edge.nn.checkpoint import Checkpoint, load_checkpoint
+from pgn_edge.nn.checkpoint import Checkpoint, load_checkpoint, spread
 from pgn_edge.nn.pgn import PGN
 from pgn_edge.nn.prompted import embed
 from pgn_edge.nn.vit import CanvasViT, FrozenViT
@@ -194,7 +194,7 @@ def _climb(
 ) -> PgnGraph:
     """Add the rungs, and return the graph on the last of them."""
     images, frozen = checkpoint.golden_images, CanvasViT(vit, checkpoint.geometry)
-    few = np.linspace(0, len(images) - 1, min(DISTANCE_FRAMES, len(images))).round().astype(int)
+    few = spread(len(images), DISTANCE_FRAMES)
     ladder.climb("torch canvas", "fp32", run_torch(frozen, run_torch(deployed, images[few])), few)
     facts = EngineFacts(
         role="pgn",

@@ -22,12 +22,11 @@ from pgn_edge.heads import Head, HeadKind
 from pgn_edge.images import is_image, read_image
 from pgn_edge.labels import DATASETS, find_labels, find_template
 from pgn_edge.nn.backbones import load_backbone
-from pgn_edge.nn.checkpoint import Checkpoint, save_checkpoint
+from pgn_edge.nn.checkpoint import GOLDEN_FRAMES, Checkpoint, save_checkpoint, spread
 from pgn_edge.nn.pgn import PGN, PgnConfig
 from pgn_edge.nn.vit import Backbone, FrozenViT
 from pgn_edge.preprocess import Preprocess
 
-GOLDEN_FRAMES = 32  # at 99 % agreement not one of them may flip
 SEED = 0
 
 # Every data set and every backbone, DINO and the supervised ViT too. Source: jochemloedeman/PGN, pgn/datamodules.
@@ -180,8 +179,7 @@ def _image_files(folder: Path | None) -> list[Path]:
     found = sorted(path for path in folder.rglob("*") if is_image(path))
     if not found:
         raise DataError(str(folder), expected="a folder with images", got="none below it", do="check --images")
-    spread = np.linspace(0, len(found) - 1, min(GOLDEN_FRAMES, len(found))).round().astype(int)
-    return [found[index] for index in spread]
+    return [found[index] for index in spread(len(found), GOLDEN_FRAMES)]
 
 
 def _golden(files: list[Path], preprocess: Preprocess) -> np.ndarray:

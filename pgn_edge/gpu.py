@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 
 from pgn_edge.errors import EngineError
+from pgn_edge.host import output_of
 
 NVIDIA_SMI = ("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader")
-TIMEOUT_S = 20.0  # a driver that is loaded by this very question, on a small board
 
 # For a Jetson, whose nvidia-smi is absent or answers [N/A]. 75 and 76 are what the driver calls the two halves.
 ASK_DRIVER = """
@@ -36,7 +35,7 @@ for index in range(count.value):
 def local_architectures() -> tuple[str, ...]:
     """Architectures of the GPUs here, each once, for example `("sm_87",)`; empty where there is no GPU or no driver."""
     for command in (NVIDIA_SMI, (sys.executable, "-I", "-c", ASK_DRIVER)):
-        found = re.findall(r"^\s*(\d+)\.(\d+)\s*$", _output(command), re.MULTILINE)
+        found = re.findall(r"^\s*(\d+)\.(\d+)\s*$", output_of(command)[0], re.MULTILINE)
         if found:
             return tuple(dict.fromkeys(f"sm_{major}{minor}" for major, minor in found))
     return ()
@@ -56,13 +55,3 @@ def require_architectures(subject: str, do: str) -> tuple[str, ...]:
     if not found:
         raise EngineError(subject, expected="an NVIDIA GPU", got="no NVIDIA GPU or driver found", do=do)
     return found
-
-
-def _output(command: tuple[str, ...]) -> str:
-    try:
-        done = subprocess.run(  # noqa: S603  # commands from this file, and no shell
-            command, capture_output=True, text=True, errors="replace", check=True, timeout=TIMEOUT_S
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pgn_edge.host import lines_of, output_of, text_of
 from pgn_edge.runtime.environment import describe_environment
-from pgn_edge.runtime.probes import jetson, nvidia_gpus, output_of
+from pgn_edge.runtime.probes import jetson, nvidia_gpus
 
 CPUS = "sys/devices/system/cpu"
 # Names of nvidia-smi's own query, and ours.
@@ -75,7 +76,7 @@ def _clocks_mhz(root: Path) -> list[int]:
     clocks = [round(int(text) / 1e3) for _, text in _cpu_values(root, "cpufreq/scaling_cur_freq") if text.isdecimal()]
     if clocks:
         return clocks
-    lines = _text(root / "proc/cpuinfo").splitlines()
+    lines = lines_of(root / "proc/cpuinfo")
     values = (line.partition(":")[2].strip() for line in lines if line.startswith("cpu MHz"))
     return [round(float(value)) for value in values if value.replace(".", "", 1).isdecimal()]
 
@@ -90,9 +91,9 @@ def _throttle_events(root: Path) -> int | None:
 def _temperatures_c(root: Path) -> dict[str, float]:
     found = {}
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
-        text = _text(zone / "temp")
+        text = text_of(zone / "temp")
         if text.removeprefix("-").isdecimal():
-            found[f"{zone.name} {_text(zone / 'type')}".strip()] = int(text) / 1e3
+            found[f"{zone.name} {text_of(zone / 'type')}".strip()] = int(text) / 1e3
     return found
 
 
@@ -107,11 +108,4 @@ def _cpu_values(root: Path, name: str) -> list[tuple[int, str]]:
     """(number, text) of a file that every CPU has, in the order of the CPUs."""
     files = (root / CPUS).glob(f"cpu[0-9]*/{name}")
     numbered = ((file.relative_to(root / CPUS).parts[0].removeprefix("cpu"), file) for file in files)
-    return sorted((int(number), _text(file)) for number, file in numbered if number.isdecimal())
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip("\0\n ")
-    except OSError:
-        return ""
+    return sorted((int(number), text_of(file)) for number, file in numbered if number.isdecimal())

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pgn_edge import __version__
+from pgn_edge.host import lines_of, text_of
 
 
 def describe_environment(root: Path = Path("/")) -> dict[str, Any]:
@@ -28,12 +29,12 @@ def describe_environment(root: Path = Path("/")) -> dict[str, Any]:
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "cpu": _cpu_field(root, "model name") or _read(root / "proc/device-tree/model") or platform.machine(),
+        "cpu": _cpu_field(root, "model name") or text_of(root / "proc/device-tree/model") or platform.machine(),
         "cores": os.cpu_count(),
         "usable_cores": usable,
         "clock_mhz": _cpu_field(root, "cpu MHz"),
-        "governor": _read(frequency / "scaling_governor"),
-        "clock_max_khz": _read(frequency / "scaling_max_freq"),
+        "governor": text_of(frequency / "scaling_governor") or None,
+        "clock_max_khz": text_of(frequency / "scaling_max_freq") or None,
         "load_average": None if load is None else [round(value, 2) for value in load],
         "os": platform.platform(),
         "python": platform.python_version(),
@@ -53,12 +54,5 @@ def _version(package: str) -> str | None:
 
 
 def _cpu_field(root: Path, name: str) -> str | None:
-    lines = (_read(root / "proc/cpuinfo") or "").splitlines()
+    lines = lines_of(root / "proc/cpuinfo")
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), None)
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text().strip("\0\n ")
-    except (OSError, UnicodeDecodeError):
-        return None

@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -18,12 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pgn_edge.host import MOST_SAID, lines_of, output_of, sizes_bytes
 from pgn_edge.runtime.environment import describe_environment
 
 State = Literal["ok", "missing", "fault"]
 
-TIMEOUT_S = 20.0  # a library on a cold disk of a small board
-MOST_SAID = 200  # characters of somebody else's error
 # The kernel's names of what fast int8, fp16 and bf16 kernels are made of; x86 first, then ARM.
 INSTRUCTION_SETS = (
     *("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"),
@@ -93,9 +90,9 @@ def machine(root: Path = Path("/")) -> list[Finding]:
         root: folder that /proc is looked up in.
     """
     about = describe_environment()
-    memory = _memory_kb(root)
+    memory = sizes_bytes(root / "proc/meminfo")
     amounts = (memory.get(key) for key in ("MemTotal", "MemAvailable"))
-    total, free = (f"{amount / 1e6:.1f} GB" if amount is not None else "unknown" for amount in amounts)
+    total, free = (f"{amount / 1e9:.1f} GB" if amount is not None else "unknown" for amount in amounts)
     return [
         Finding("pgn-edge", "ok", about["pgn_edge"]),
         Finding("Python", "ok", f"{about['python']}, {sys.executable}"),
@@ -110,14 +107,9 @@ def machine(root: Path = Path("/")) -> list[Finding]:
 
 
 def _instruction_sets(root: Path) -> str:
-    lines = _lines(root / "proc/cpuinfo")
+    lines = lines_of(root / "proc/cpuinfo")
     flags = {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()}
     return ", ".join(name for name in INSTRUCTION_SETS if name in flags) or "none known to this system"
-
-
-def _memory_kb(root: Path) -> dict[str, float]:
-    pairs = (line.split() for line in _lines(root / "proc/meminfo"))
-    return {pair[0].rstrip(":"): float(pair[1]) * 1.024 for pair in pairs if len(pair) > 1 and pair[1].isdecimal()}
 
 
 def _disk(name: str, folder: Callable[[], str], do: str) -> Finding:
@@ -153,10 +145,10 @@ def jetson(root: Path = Path("/")) -> list[Finding]:
     Args:
         root: folder that /etc and /proc are looked up in.
     """
-    release = _lines(root / "etc/nv_tegra_release")
+    release = lines_of(root / "etc/nv_tegra_release")
     if not release:
         return []
-    board = " ".join(_lines(root / "proc/device-tree/model")) or "unknown"
+    board = " ".join(lines_of(root / "proc/device-tree/model")) or "unknown"
     jetpack, _ = output_of(["dpkg-query", "--showformat=${Version}", "--show", "nvidia-jetpack"])
     found = [
         Finding("board", "ok", board),
@@ -183,36 +175,3 @@ def ask_module(name: str) -> tuple[dict[str, Any], str]:
     except ValueError:
         told = {}
     return (told, "") if isinstance(told, dict) and told else ({}, reason or "it told nothing")
-
-
-def output_of(command: list[str]) -> tuple[str, str]:
-    """What a command wrote to stdout, empty if it failed; and the last line of why it failed."""
-    try:
-        process = subprocess.Popen(  # noqa: S603  # names from this file, and no shell
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-    except OSError as exc:
-        return "", exc.strerror or str(exc)
-    try:
-        output, errors = process.communicate(timeout=TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # what it started holds the pipes as well
-        process.communicate()
-        return "", f"no answer within {TIMEOUT_S:g} s"
-    if process.returncode < 0:
-        return "", f"it crashed with {signal.Signals(-process.returncode).name}"
-    if process.returncode > 0:
-        said = (errors.strip() or output.strip()).decode(errors="replace").splitlines()
-        return "", said[-1][:MOST_SAID] if said else f"exit status {process.returncode}"
-    return output.decode(errors="replace").strip(), ""
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(errors="replace").strip("\0\n ").splitlines()
-    except OSError:
-        return []

@@ -16,7 +16,7 @@ from pgn_edge.files import require_writable
 from pgn_edge.geometry import Geometry
 from pgn_edge.heads import Head
 from pgn_edge.nn.backbones import load_backbone
-from pgn_edge.nn.checkpoint import Checkpoint, save_checkpoint
+from pgn_edge.nn.checkpoint import GOLDEN_FRAMES, Checkpoint, save_checkpoint, spread
 from pgn_edge.nn.generator import ResNet10
 from pgn_edge.nn.pgn import PGN, PgnConfig
 from pgn_edge.nn.prompted import embed
@@ -26,8 +26,6 @@ from pgn_edge.progress import Progress, silent
 from pgn_edge.train.config import Schedule, TrainConfig
 from pgn_edge.train.data import DataSet, load_data
 from pgn_edge.train.loop import History, Listeners, fit
-
-GOLDEN_FRAMES = 32  # at 99 % agreement not one of them may flip
 
 
 class PromptedViT(nn.Module):
@@ -212,8 +210,7 @@ def _head(config: TrainConfig, backbone: Backbone, data: DataSet) -> Head:
 
 def _golden(data: DataSet) -> np.ndarray:
     images = data.validation.images
-    spread = np.linspace(0, len(images) - 1, min(GOLDEN_FRAMES, len(images))).round().astype(int)
-    return np.ascontiguousarray(images[spread])
+    return np.ascontiguousarray(images[spread(len(images), GOLDEN_FRAMES)])
 
 
 def _summary(history: History) -> dict[str, Any]:

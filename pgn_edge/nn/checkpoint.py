@@ -22,6 +22,7 @@ from pgn_edge.preprocess import Preprocess
 
 FORMAT = "pgn-edge checkpoint"
 SCHEMA = 1
+GOLDEN_FRAMES = 32  # at 99 % agreement not one of them may flip
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,19 @@ class Checkpoint:
     head: Head
     golden_images: np.ndarray
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def spread(count: int, most: int) -> np.ndarray:
+    """Which of `count` things stand for all of them: at most `most` indices, first and last included, evenly apart.
+
+    Args:
+        count: how many there are.
+        most: how many are wanted, 2 or more.
+
+    Returns:
+        Ascending indices (min(count, most),) int64.
+    """
+    return np.linspace(0, count - 1, min(most, count)).round().astype(int)
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pgn_edge.errors import OutputError
-from pgn_edge.files import atomic_write, write_bytes, write_text
+from pgn_edge.files import atomic_write, cache_folder, write_bytes, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -100,7 +100,7 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 from pgn_edge.errors import OutputError
-from pgn_edge.files import write_bytes
+from pgn_edge.files import cache_folder, write_bytes
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit then fails like one on a full disk
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
@@ -130,7 +130,7 @@ def test_an_error_of_the_disk_becomes_ours(tmp_path: Path):
 
 SIGNALLED = """
 import os, signal, sys
-from pgn_edge.files import atomic_write
+from pgn_edge.files import cache_folder, atomic_write
 {setup}
 with atomic_write(sys.argv[1]) as temporary, open(temporary, "wb") as file:
     file.write(bytes(50_000))
@@ -158,3 +158,11 @@ def test_terminated_in_the_middle(tmp_path: Path, setup: str, status: int, left:
     assert path.exists() is bool(old)
     assert not old or path.read_bytes() == old
     assert len(names(tmp_path)) == left + bool(old)
+
+
+def test_where_what_can_be_made_again_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("PGN_EDGE_CACHE", raising=False)
+    assert cache_folder("plans") == tmp_path / ".cache" / "pgn-edge" / "plans"
+    monkeypatch.setenv("PGN_EDGE_CACHE", "/elsewhere")
+    assert cache_folder("kernels") == Path("/elsewhere/kernels")

@@ -38,7 +38,7 @@ def test_no_constant_is_only_numbered(graph: onnx.GraphProto):
 def test_weights_of_linear_layers_carry_their_layers_name(tiny_pair):
     vit = onnx.load(tiny_pair.vit).graph
     names = {tensor.name for tensor in vit.initializer}
-    for layer in ("qkv", "out", "mlp.0", "mlp.2"):
-        assert f"vit.body.blocks.1.{layer}/MatMul.weight" in names
+    for layer in ("0.qkv", "0.out", "0.mlp.0", "1.query", "1.key_value", "1.mlp.2"):
+        assert f"vit.body.blocks.{layer}/MatMul.weight" in names
     pgn = onnx.load_model_from_string(read_bundle(tiny_pair.task).pgn_onnx).graph
     assert {"pixels", "scale", "shift", "pgn.generator.head.weight"} <= {tensor.name for tensor in pgn.initializer}

@@ -11,7 +11,7 @@ import pytest
 
 from pgn_edge.contract import EngineFacts
 from pgn_edge.errors import OutputError
-from pgn_edge.export.plan_cache import PLAN, PlanCache, cache_key, default_folder
+from pgn_edge.export.plan_cache import PLAN, PlanCache, cache_key
 from pgn_edge.geometry import Geometry
 from pgn_edge.preprocess import Preprocess
 from pgn_edge.sidecar import Sidecar, sidecar_path
@@ -111,14 +111,6 @@ def test_many_at_a_time_see_whole_plans_or_none(cache: PlanCache, tmp_path: Path
     assert len(results) > 6
     assert all(results)
     assert {entry.name for entry in cache.folder.iterdir()} <= {"key"}, "drafts are left behind"
-
-
-def test_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("PGN_EDGE_CACHE", raising=False)
-    assert default_folder() == tmp_path / ".cache" / "pgn-edge" / "plans"
-    monkeypatch.setenv("PGN_EDGE_CACHE", "/elsewhere")
-    assert default_folder() == Path("/elsewhere")
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Published checkpoints: the same prompts as upstream computes, and every way in which import must say no."""
+"""Published checkpoints: the same prompts as upstream computes, heads, golden images, and options that are refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import math
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -18,56 +18,19 @@ from torch import Tensor, nn
 
 import pgn_edge.export.upstream as upstream_module
 from pgn_edge.bundle import read_bundle
-from pgn_edge.errors import CheckpointError, DataError, OutputError, PgnEdgeError
+from pgn_edge.errors import CheckpointError, DataError, OutputError
 from pgn_edge.export.synthetic import pictures
 from pgn_edge.export.task import export_task
-from pgn_edge.export.upstream import GOLDEN_FRAMES, MEAN, STD, ImportOptions, ImportReport, import_upstream
-from pgn_edge.export.upstream_file import read_upstream
+from pgn_edge.export.upstream import MEAN, STD, ImportOptions, ImportReport, import_upstream
 from pgn_edge.heads import Head
-from pgn_edge.nn.checkpoint import Checkpoint, load_checkpoint
+from pgn_edge.nn.checkpoint import GOLDEN_FRAMES, Checkpoint, load_checkpoint, spread
 from pgn_edge.nn.vit import Backbone, FrozenViT, VitSpec, ZeroShot
 from pgn_edge.preprocess import Preprocess
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = Path(os.environ.get("PGN_EDGE_UPSTREAM", ROOT.parent / "shared" / "upstream"))
 PROMPTS, LIBRARY, WIDTH = 5, 6, 128
-CHANNELS = (16, 32, 64, 128)
 DIGITS = ImportOptions(labels="svhn")  # the names that `builtin` knows
-
-
-def normal(*shape: int) -> Tensor:
-    return torch.randn(shape) / math.sqrt(math.prod(shape[1:]))
-
-
-def batch_norm(name: str, channels: int) -> dict[str, Tensor]:
-    return {
-        f"{name}.weight": torch.rand(channels) + 0.5,
-        f"{name}.bias": 0.1 * torch.randn(channels),
-        f"{name}.running_mean": 0.1 * torch.randn(channels),
-        f"{name}.running_var": torch.rand(channels) + 0.5,
-        f"{name}.num_batches_tracked": torch.tensor(7),
-    }
-
-
-def upstream_state(prompts: int = PROMPTS, library: int = LIBRARY, width: int = WIDTH) -> dict[str, Tensor]:
-    """A state_dict with upstream's names and shapes, nothing in it zero or one."""
-    torch.manual_seed(0)
-    state = {"tl_vectors": torch.randn(library, width), "model.input_net.0.weight": normal(16, 3, 3, 3)}
-    state |= batch_norm("model.input_net.1", 16)
-    inside = CHANNELS[0]
-    for index, outside in enumerate(CHANNELS):
-        block = f"model.blocks.{index}"
-        state[f"{block}.net.0.weight"] = normal(outside, inside, 3, 3)
-        state |= batch_norm(f"{block}.net.1", outside)
-        state[f"{block}.net.3.weight"] = normal(outside, outside, 3, 3)
-        state |= batch_norm(f"{block}.net.4", outside)
-        if index:
-            state[f"{block}.downsample.weight"] = normal(outside, inside, 1, 1)
-            state[f"{block}.downsample.bias"] = 0.1 * torch.randn(outside)
-        inside = outside
-    state["model.output_net.2.weight"] = 4 * normal(prompts * library, 128)
-    state["model.output_net.2.bias"] = torch.randn(prompts * library)
-    return state
 
 
 def upstream_prompts(state: dict[str, Tensor], image: Tensor) -> Tensor:
@@ -95,18 +58,6 @@ def upstream_prompts(state: dict[str, Tensor], image: Tensor) -> Tensor:
     return (power / power.sum(-1, keepdim=True)) @ library
 
 
-def write(folder: Path, state: Any, name: str = "upstream.pt") -> Path:
-    path = folder / name
-    torch.save(state, path)
-    return path
-
-
-@pytest.fixture
-def upstream(tmp_path: Path) -> Path:
-    """A small upstream file for `builtin`."""
-    return write(tmp_path, upstream_state())
-
-
 def use(monkeypatch: pytest.MonkeyPatch, backbone: Backbone) -> None:
     monkeypatch.setattr(upstream_module, "load_backbone", lambda name, weights: backbone)
 
@@ -121,7 +72,7 @@ def imported(
 # The mapping.
 
 
-def test_prompts_are_upstreams(upstream: Path, tmp_path: Path, use_tiny_backbone):
+def test_prompts_are_upstreams(upstream_state, upstream: Path, tmp_path: Path, use_tiny_backbone):
     _, checkpoint = imported(upstream, tmp_path / "ckpt.pt")
     image = torch.randn(3, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
@@ -132,7 +83,9 @@ def test_prompts_are_upstreams(upstream: Path, tmp_path: Path, use_tiny_backbone
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
 
 
-def test_the_report_and_the_checkpoint_say_what_was_found(upstream: Path, tmp_path: Path, use_tiny_backbone):
+def test_the_report_and_the_checkpoint_say_what_was_found(
+    upstream_state, upstream: Path, tmp_path: Path, use_tiny_backbone
+):
     report, checkpoint = imported(upstream, tmp_path / "ckpt.pt")
     config, geometry = report.config, report.geometry
     assert (config.generator, config.prompts, config.library, config.width) == ("resnet10", PROMPTS, LIBRARY, WIDTH)
@@ -162,7 +115,7 @@ def test_normalisation_is_upstreams_whatever_the_backbones(upstream: Path, tmp_p
     assert checkpoint.preprocess == dataclasses.replace(own, mean=MEAN, std=STD)
 
 
-def test_a_half_precision_file_becomes_float32(tmp_path: Path, use_tiny_backbone):
+def test_a_half_precision_file_becomes_float32(upstream_state, write, tmp_path: Path, use_tiny_backbone):
     state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in upstream_state().items()}
     _, checkpoint = imported(write(tmp_path, state), tmp_path / "ckpt.pt")
     assert checkpoint.pgn.library.dtype == torch.float32
@@ -300,7 +253,9 @@ def test_no_head_to_be_had(upstream: Path, tmp_path: Path, monkeypatch: pytest.M
     assert not (tmp_path / "ckpt.pt").exists()
 
 
-def test_a_trained_head_goes_before_the_backbones(upstream: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_trained_head_goes_before_the_backbones(
+    write, upstream: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     use(monkeypatch, fake_backbone(WIDTH, 16))
     weight, bias = torch.randn(3, WIDTH), torch.randn(3)
     head = write(tmp_path, {"weight": weight, "bias": bias}, "head.pt")
@@ -312,7 +267,7 @@ def test_a_trained_head_goes_before_the_backbones(upstream: Path, tmp_path: Path
     assert checkpoint.provenance["head"] == {"file": head.name, "sha256": digest}
 
 
-def test_a_head_for_other_embeddings(upstream: Path, tmp_path: Path, use_tiny_backbone):
+def test_a_head_for_other_embeddings(write, upstream: Path, tmp_path: Path, use_tiny_backbone):
     head = write(tmp_path, {"weight": torch.ones(10, 64)}, "head.pt")
     with pytest.raises(DataError, match=r"weight \(C, 128\).*got \(10, 64\)"):
         imported(upstream, tmp_path / "ckpt.pt", ImportOptions(labels="svhn", head=head))
@@ -357,6 +312,22 @@ def test_of_many_images_some_are_spread_over_all(upstream: Path, tmp_path: Path,
     assert set(np.diff(levels)) == {4, 5}
 
 
+@pytest.mark.parametrize(
+    ("count", "most", "chosen"),
+    [
+        pytest.param(5, 9, [0, 1, 2, 3, 4], id="fewer than wanted"),
+        pytest.param(4, 4, [0, 1, 2, 3], id="as many as wanted"),
+        pytest.param(9, 3, [0, 4, 8], id="first, middle and last"),
+        pytest.param(11, 4, [0, 3, 7, 10], id="gaps that differ by one at the most"),
+        pytest.param(1, 4, [0], id="one"),
+        pytest.param(0, 4, [], id="none"),
+    ],
+)
+def test_a_spread_over_all(count: int, most: int, chosen: list[int]):
+    assert spread(count, most).tolist() == chosen
+    assert np.arange(count)[spread(count, most)].tolist() == chosen, "not usable as indices"
+
+
 @pytest.mark.parametrize("what", ["an empty folder", "no folder", "a file"])
 def test_no_images(upstream: Path, tmp_path: Path, use_tiny_backbone, what: str):
     folder = tmp_path / "images"
@@ -378,113 +349,6 @@ def test_an_image_that_does_not_decode(upstream: Path, tmp_path: Path, use_tiny_
 # Refusals.
 
 
-def refused(path: Path, output: Path, options: ImportOptions = DIGITS) -> str:
-    """The line of a refusal; the folder is as it was before."""
-    before = sorted(output.parent.iterdir()) if output.parent.is_dir() else None
-    with pytest.raises(PgnEdgeError) as caught:
-        import_upstream(path, output, backbone="builtin", options=options)
-    assert before is None or sorted(output.parent.iterdir()) == before
-    assert len(str(caught.value).splitlines()) == 1
-    return str(caught.value)
-
-
-def without(name: str) -> dict[str, Tensor]:
-    return {key: tensor for key, tensor in upstream_state().items() if key != name}
-
-
-def spoilt(name: str, value: float) -> dict[str, Tensor]:
-    state = upstream_state()
-    state[name].view(-1)[-1] = value
-    return state
-
-
-RESNET18 = {"tl_vectors": torch.ones(6, 8), "model.conv1.weight": torch.ones(64, 3, 7, 7), "model.fc.bias": normal(30)}
-MLP = {"tl_vectors": torch.ones(6, 8), "model.0.weight": torch.ones(16, 12), "model.0.bias": torch.ones(16)}
-
-
-@pytest.mark.parametrize(
-    ("state", "says"),
-    [
-        pytest.param(spoilt("tl_vectors", float("nan")), "NaN or Inf in tl_vectors", id="NaN in the library"),
-        pytest.param(
-            spoilt("model.blocks.2.net.4.running_var", float("inf")),
-            "NaN or Inf in model.blocks.2.net.4.running_var",
-            id="Inf in a variance",
-        ),
-        pytest.param(without("tl_vectors"), "expected tl_vectors", id="no library"),
-        pytest.param(without("model.output_net.2.weight"), "expected tl_vectors and", id="no last layer"),
-        pytest.param(without("model.output_net.2.bias"), "got no model.output_net.2.bias", id="no bias"),
-        pytest.param(without("model.blocks.3.downsample.weight"), "got no model.blocks.3.downsample.weight", id="gap"),
-        pytest.param({**upstream_state(), "extra": torch.ones(1)}, "got also extra", id="a tensor too many"),
-        pytest.param(
-            {**upstream_state(), "model.blocks.0.net.0.weight": torch.ones(32, 16, 3, 3)},
-            "expected model.blocks.0.net.0.weight float32 (16, 16, 3, 3), got float32 (32, 16, 3, 3)",
-            id="another number of channels",
-        ),
-        pytest.param(
-            {**upstream_state(), "tl_vectors": torch.ones(LIBRARY, WIDTH, dtype=torch.int64)},
-            "expected tl_vectors float32 (6, 128), got int64 (6, 128)",
-            id="a library of whole numbers",
-        ),
-        pytest.param(
-            {**upstream_state(), "tl_vectors": torch.ones(7, WIDTH)},
-            "K x N rows, got float32 (7, 128) and float32 (30, 128)",
-            id="N that does not divide the outputs",
-        ),
-        pytest.param({**upstream_state(), "tl_vectors": torch.ones(0, WIDTH)}, "K x N rows", id="an empty library"),
-        pytest.param({**upstream_state(), "tl_vectors": torch.ones(6)}, "K x N rows", id="a flat library"),
-        pytest.param(upstream_state(width=64), "width 128, as builtin has, got 64", id="a width of no known ViT"),
-        pytest.param(upstream_state(width=384), "looks like ViT-S/16", id="the width of S/16"),
-        pytest.param(RESNET18, "got a resnet18 generator", id="resnet18"),
-        pytest.param(MLP, "got an mlp generator", id="mlp"),
-        pytest.param({"pgn_vectors": torch.ones(16, 768)}, "got input-independent prompts", id="no generator"),
-        pytest.param({"state_dict": upstream_state()}, "got a training checkpoint", id="a Lightning checkpoint"),
-        pytest.param({"conv1.weight": torch.ones(3)}, "got keys ['conv1.weight']", id="a foreign state_dict"),
-        pytest.param({}, "got keys []", id="empty"),
-        pytest.param([torch.ones(3)], "got list", id="a list"),
-        pytest.param(torch.ones(3), "got Tensor", id="a tensor"),
-        pytest.param({1: torch.ones(3)}, "got keys ['1']", id="a key that is no word"),
-    ],
-)
-def test_files_that_are_refused(tmp_path: Path, use_tiny_backbone, state: Any, says: str):
-    path = write(tmp_path, state)
-    line = refused(path, tmp_path / "ckpt.pt")
-    assert line.startswith(f"{path}: expected ")
-    assert says in line
-
-
-def test_a_checkpoint_of_ours_needs_no_import(tiny_checkpoint: Path, tmp_path: Path):
-    assert "which needs no import" in refused(tiny_checkpoint, tmp_path / "ckpt.pt")
-
-
-class Marker:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-
-    def __reduce__(self):
-        return open, (self.path, "w")
-
-
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the marker's own open file, in the check at the end
-def test_pickled_code_is_never_run(tmp_path: Path):
-    marker = tmp_path / "marker"
-    path = write(tmp_path, {**upstream_state(), "tl_vectors": Marker(marker)})
-    assert "pickled code" in refused(path, tmp_path / "ckpt.pt")
-    assert not marker.exists()
-    torch.load(path, weights_only=False)
-    assert marker.exists(), "the file was harmless: this test proves nothing"
-
-
-@pytest.mark.parametrize("data", [b"", b"no checkpoint", None], ids=["empty", "text", "no file"])
-def test_files_that_do_not_load(tmp_path: Path, data: bytes | None):
-    path = tmp_path / "upstream.pt"
-    if data is not None:
-        path.write_bytes(data)
-    assert str(path) in refused(path, tmp_path / "ckpt.pt")
-
-
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -497,7 +361,7 @@ def test_files_that_do_not_load(tmp_path: Path, data: bytes | None):
         pytest.param({"head": Path("missing.npz")}, "missing.npz", id="no head file"),
     ],
 )
-def test_options_that_are_refused(upstream: Path, tmp_path: Path, use_tiny_backbone, options: dict, says: str):
+def test_options_that_are_refused(refused, upstream: Path, tmp_path: Path, use_tiny_backbone, options: dict, says: str):
     assert says in refused(upstream, tmp_path / "ckpt.pt", dataclasses.replace(DIGITS, **options))
 
 
@@ -531,10 +395,3 @@ def test_the_weights_are_handed_to_the_backbone(upstream: Path, tmp_path: Path, 
     monkeypatch.setattr(upstream_module, "load_backbone", lambda *arguments: asked.append(arguments) or backbone)
     import_upstream(upstream, tmp_path / "ckpt.pt", backbone="fake:one", weights="vit.pt", options=DIGITS)
     assert asked == [("fake:one", "vit.pt")]
-
-
-def test_the_tensors_are_copies(tmp_path: Path):
-    state = upstream_state()
-    state["tl_vectors"] = torch.zeros(1_000_000)[: LIBRARY * WIDTH].view(LIBRARY, WIDTH)
-    _, tensors = read_upstream(write(tmp_path, state))
-    assert tensors["library"].untyped_storage().nbytes() == 4 * LIBRARY * WIDTH

@@ -1,0 +1,74 @@
+"""Between two files, a difference is one line, and all else is left out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pgn_edge.bundle import read_bundle, write_bundle
+from pgn_edge.export.inspection import inspect_file
+from pgn_edge.export.inspection_diff import ABSENT, Difference, diff
+
+
+def test_a_copy_is_the_same_file(tiny_pair, tmp_path: Path):
+    shutil.copy(tiny_pair.task, tmp_path / "copy.pgn")
+    assert diff(inspect_file(tiny_pair.task), inspect_file(tmp_path / "copy.pgn")) == ()
+
+
+@pytest.fixture
+def changed(tiny_pair, tmp_path: Path) -> Callable[..., dict[str, Difference]]:
+    """Differences between the task and one that was changed, by path; the file's own size and hash aside."""
+
+    def run(**changes: object) -> dict[str, Difference]:
+        write_bundle(tmp_path / "changed.pgn", replace(read_bundle(tiny_pair.task), **changes))
+        found = {one.path: one for one in diff(inspect_file(tiny_pair.task), inspect_file(tmp_path / "changed.pgn"))}
+        assert "sha256" in found
+        return {path: one for path, one in found.items() if path not in ("sha256", "size_bytes")}
+
+    return run
+
+
+def test_only_what_differs(changed, tiny_pair):
+    provenance = {**read_bundle(tiny_pair.task).provenance, "seed": 2, "note": "again"}
+    assert changed(provenance=provenance) == {
+        "provenance.seed": Difference("provenance.seed", 1, 2),
+        "provenance.note": Difference("provenance.note", ABSENT, "again"),
+    }
+
+
+def test_one_rung_more_is_one_difference(changed, tiny_pair):
+    first, last = read_bundle(tiny_pair.task).parity
+    found = changed(parity=(first, {"rung": "between", "cosine": 1.0}, {**last, "cosine": 0.5}))
+    assert set(found) == {"parity[between]", "parity[onnxruntime fp32].cosine"}
+    assert (found["parity[between]"].a, found["parity[onnxruntime fp32].cosine"].b) == (ABSENT, 0.5)
+
+
+def test_rungs_of_one_name_hide_nothing(changed, tiny_pair):
+    first, last = read_bundle(tiny_pair.task).parity
+    assert set(changed(parity=(first, {**last, "rung": first["rung"]}))) == {"parity[1].rung"}
+
+
+def test_lists_of_names_go_name_by_name_and_shapes_as_one(changed, tiny_pair):
+    bundle = read_bundle(tiny_pair.task)
+    head = replace(bundle.head, labels=("zero", *bundle.head.labels[1:]))
+    facts = replace(bundle.facts, preprocess=replace(bundle.facts.preprocess, mean=(0.5, 0.5, 0.25)))
+    found = changed(head=head, facts=facts)
+    assert (found["labels[0]"].a, found["labels[0]"].b) == ("0", "zero")
+    assert found["facts.preprocess.mean"].b == [0.5, 0.5, 0.25]
+    assert set(found) <= {"labels[0]", "facts.preprocess.mean", *(f"golden.top1[{i}]" for i in range(4))}
+
+
+def test_precision_shows_in_facts_graph_and_ladder(tiny_pair):
+    found = {one.path: one for one in diff(inspect_file(tiny_pair.task), inspect_file(tiny_pair.task_fp16))}
+    assert found["facts.precision"] == Difference("facts.precision", "fp32", "fp16")
+    assert found["graph.arithmetic.Conv.float16"].a is ABSENT
+    assert found["parity[onnxruntime fp16]"].a is ABSENT
+    assert not [path for path in found if path.startswith(("certificate", "labels", "provenance"))]
+
+
+def test_what_one_side_lacks_is_no_null_in_json():
+    assert Difference("a.b", ABSENT, None).to_json() == {"path": "a.b", "b": None}
