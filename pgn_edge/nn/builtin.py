@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pgn_edge.errors import CheckpointError, DataError
 from pgn_edge.heads import Head
-from pgn_edge.nn.attention import attend
+from pgn_edge.nn.attention import Block, stack
 from pgn_edge.nn.vit import Backbone, FrozenViT, VitSpec, ZeroShot
 from pgn_edge.preprocess import Preprocess
 
@@ -27,7 +27,7 @@ PREPROCESS = Preprocess((IMAGE, IMAGE), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5
 WEIGHTS_SHA256 = "64e62577b0f91cb6c7b75e1f6448548d12161cafa5cc13dcfa3ee1dc65c980e3"
 
 
-class Block(nn.Module):
+class CharacterBlock(Block):
     """Pre-norm transformer block: attention, then a GELU MLP of four times the width."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -39,22 +39,15 @@ class Block(nn.Module):
         self.norm_2 = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, n, d) -> (B, n, d)."""
-        x = x + self.out(attend(self.qkv(self.norm_1(x)), self.heads))
-        out: Tensor = x + self.mlp(self.norm_2(x))
-        return out
-
 
 class Body(nn.Module):
     """Pre-norm, blocks, post-norm of the class token, projection to the embedding."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, pre_norm: nn.LayerNorm, blocks: nn.Sequential, post_norm: nn.LayerNorm, project: nn.Linear
+    ) -> None:
         super().__init__()
-        self.pre_norm = nn.LayerNorm(WIDTH)
-        self.blocks = nn.Sequential(*(Block(WIDTH, HEADS) for _ in range(DEPTH)))
-        self.post_norm = nn.LayerNorm(WIDTH)
-        self.project = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.pre_norm, self.blocks, self.post_norm, self.project = pre_norm, blocks, post_norm, project
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, 1 + n, d) -> (B, d)."""
@@ -71,7 +64,8 @@ class CharacterNet(nn.Module):
         self.patch_embed = nn.Conv2d(3, WIDTH, PATCH, stride=PATCH, bias=False)
         self.prefix = nn.Parameter(0.02 * torch.randn(1, WIDTH))
         self.position = nn.Parameter(0.02 * torch.randn((IMAGE // PATCH) ** 2, WIDTH))
-        self.body = Body()
+        blocks = nn.Sequential(*(CharacterBlock(WIDTH, HEADS) for _ in range(DEPTH)))
+        self.body = Body(nn.LayerNorm(WIDTH), blocks, nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH, bias=False))
         self.head = nn.Parameter(torch.randn(len(CHARACTERS), WIDTH))
         self.log_scale = nn.Parameter(torch.tensor(2.5))
 
@@ -86,7 +80,9 @@ class CharacterNet(nn.Module):
     def backbone(self) -> Backbone:
         """Freeze: this net as a `Backbone`."""
         spec = VitSpec("builtin", (IMAGE, IMAGE), PATCH, PREPROCESS)
-        body = self.body
+        # Training and the weights file have the last block whole.
+        own, blocks = self.body, stack([*self.body.blocks], class_token=True)
+        body = Body(own.pre_norm, blocks, own.post_norm, own.project)
         vit = FrozenViT(spec, self.patch_embed, self.prefix, self.position, body, body.pre_norm)
         return Backbone(vit, _CharacterHead(self.head.detach(), float(self.log_scale.detach().exp())))
 

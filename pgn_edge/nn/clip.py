@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pgn_edge.errors import CheckpointError, DataError, MissingExtraError
 from pgn_edge.heads import Head
-from pgn_edge.nn.attention import attend
+from pgn_edge.nn.attention import Block, stack
 from pgn_edge.nn.timm_vit import freeze_timm, require_vit
 from pgn_edge.nn.vit import Backbone, FrozenViT, VitSpec, ZeroShot
 from pgn_edge.nn.weights import (
@@ -183,8 +183,8 @@ def _require_tower(name: str, model: Any, image_hw: tuple[int, int] | None = Non
     require_size(name, image_hw or tuple(visual.image_size), visual.conv1.stride[0])
 
 
-class ClipBlock(nn.Module):
-    """One of open_clip's residual blocks, its attention in the form that exports to a small graph."""
+class ClipBlock(Block):
+    """One of open_clip's residual blocks."""
 
     def __init__(self, block: Any) -> None:
         super().__init__()
@@ -196,27 +196,21 @@ class ClipBlock(nn.Module):
         self.out = attention.out_proj
         self.mlp = block.mlp
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, n, d) -> (B, n, d)."""
-        x = x + self.scale_1(self.out(attend(self.qkv(self.norm_1(x)), self.heads)))
-        out: Tensor = x + self.scale_2(self.mlp(self.norm_2(x)))
-        return out
-
 
 class ClipBody(nn.Module):
     """Pre-norm, transformer, pooling, post-norm, projection: open_clip's tower after its position table.
 
     Average pooling takes every token but the class token, prompts included: that is what the stock model does when it
-    is given the taller canvas.
+    is given the taller canvas. So its last block stays whole.
     """
 
     def __init__(self, visual: Any) -> None:
         super().__init__()
+        self.average, self.norm_last = visual.pool_type == "avg", visual.final_ln_after_pool
         self.pre_norm = visual.ln_pre
-        self.blocks = nn.Sequential(*(ClipBlock(block) for block in visual.transformer.resblocks))
+        self.blocks = stack([ClipBlock(block) for block in visual.transformer.resblocks], not self.average)
         self.post_norm = visual.ln_post
         self.project = visual.proj
-        self.average, self.norm_last = visual.pool_type == "avg", visual.final_ln_after_pool
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, 1 + n, d) -> (B, D)."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pgn_edge.errors import CheckpointError, MissingExtraError
-from pgn_edge.nn.attention import attend
+from pgn_edge.nn.attention import Block, stack
 from pgn_edge.nn.vit import Backbone, FrozenViT, VitSpec
 from pgn_edge.nn.weights import (
     FrozenClassifier,
@@ -193,8 +193,8 @@ def _named(at: str, module: Any, kinds: tuple[type, ...], *parts: str) -> Iterat
         yield f"{at}{part}", getattr(module, part), kinds
 
 
-class TimmBlock(nn.Module):
-    """One of timm's residual blocks, its attention in the form that exports to a small graph."""
+class TimmBlock(Block):
+    """One of timm's residual blocks."""
 
     def __init__(self, block: Any) -> None:
         super().__init__()
@@ -205,24 +205,6 @@ class TimmBlock(nn.Module):
         self.qkv, self.inner_norm, self.out = attention.qkv, attention.norm, attention.proj
         self.query_norm, self.key_norm = attention.q_norm, attention.k_norm
         self.mlp = block.mlp
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, n, d) -> (B, n, d)."""
-        mixed = attend(self._normalise(self.qkv(self.norm_1(x))), self.heads)
-        x = x + self.scale_1(self.out(self.inner_norm(mixed)))
-        out: Tensor = x + self.scale_2(self.mlp(self.norm_2(x)))
-        return out
-
-    def _normalise(self, qkv: Tensor) -> Tensor:
-        """Query and key of each head normalised, (B, n, 3d) -> (B, n, 3d)."""
-        if isinstance(self.query_norm, nn.Identity) and isinstance(self.key_norm, nn.Identity):
-            return qkv
-        query, key, value = qkv.chunk(3, dim=-1)
-        count, width = value.shape[1:]
-        split, joined = (-1, count, self.heads, width // self.heads), (-1, count, width)
-        query = self.query_norm(query.reshape(split)).reshape(joined)
-        key = self.key_norm(key.reshape(split)).reshape(joined)
-        return torch.cat([query, key, value], dim=-1)
 
 
 class LatentPool(nn.Module):
@@ -253,15 +235,16 @@ class TimmBody(nn.Module):
     """Pre-norm, blocks, norm, pooling, norm: timm's `VisionTransformer` between its position table and its classifier.
 
     Average and attention pooling take every token behind the prefix (or the prefix as well, where the model says so),
-    prompts included: that is what the stock model does when it is given the taller canvas.
+    prompts included: that is what the stock model does when it is given the taller canvas. So their last block stays
+    whole; where the class token is the embedding, the registers beside it are not read behind that block.
     """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.pre_norm, self.blocks = model.norm_pre, nn.Sequential(*(TimmBlock(block) for block in model.blocks))
+        self.token = model.attn_pool is None and model.global_pool == "token"
+        self.pre_norm, self.blocks = model.norm_pre, stack([TimmBlock(block) for block in model.blocks], self.token)
         self.norm, self.post_norm = model.norm, model.fc_norm
         self.pool = None if model.attn_pool is None else LatentPool(model.attn_pool)
-        self.token = model.attn_pool is None and model.global_pool == "token"
         self.first = 0 if model.pool_include_prefix else model.num_prefix_tokens
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pgn_edge.errors import CheckpointError, MissingExtraError
-from pgn_edge.nn.attention import attend
+from pgn_edge.nn.attention import Block, stack
 from pgn_edge.nn.vit import Backbone, FrozenViT, VitSpec
 from pgn_edge.nn.weights import (
     FrozenClassifier,
@@ -104,8 +104,8 @@ def _norms(model: Any) -> list[tuple[str, Any]]:
     return [(f"encoder.layers.{at}.{part}", getattr(block, part)) for at, block in blocks for part in ("ln_1", "ln_2")]
 
 
-class TorchvisionBlock(nn.Module):
-    """One of torchvision's residual blocks, its attention in the form that exports to a small graph."""
+class TorchvisionBlock(Block):
+    """One of torchvision's residual blocks."""
 
     def __init__(self, block: Any) -> None:
         super().__init__()
@@ -116,19 +116,13 @@ class TorchvisionBlock(nn.Module):
         self.out = attention.out_proj
         self.mlp = block.mlp
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, n, d) -> (B, n, d)."""
-        x = x + self.out(attend(self.qkv(self.norm_1(x)), self.heads))
-        out: Tensor = x + self.mlp(self.norm_2(x))
-        return out
-
 
 class TorchvisionBody(nn.Module):
     """Blocks and the last norm of the class token: torchvision's encoder after its position table."""
 
     def __init__(self, encoder: Any) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(*(TorchvisionBlock(block) for block in encoder.layers))
+        self.blocks = stack([TorchvisionBlock(block) for block in encoder.layers], class_token=True)
         self.norm = encoder.ln
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -105,16 +105,42 @@ def test_the_frozen_vit_is_open_clips_tower(name: str):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_prompts_enter_between_the_positions_and_the_pre_norm(name: str):
+def test_prompts_enter_between_the_positions_and_the_pre_norm_and_get_open_clips_gradients(name: str):
     model = MODELS[name]().double()
     vit = clip_backbone(model, "open_clip:any", None).vit
     images = images_for(vit)
     prompts = torch.randn(2, 5, vit.width, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    with torch.no_grad():
-        got = vit(images, prompts)
-        pre_norm = model.visual.trunk.norm_pre if hasattr(model.visual, "trunk") else model.visual.ln_pre
-        pre_norm.register_forward_pre_hook(lambda module, inputs: torch.cat([inputs[0], prompts], dim=1))
-        torch.testing.assert_close(got, model.visual(images), rtol=1e-10, atol=1e-11)
+    got = vit(images, prompts.requires_grad_())
+    pre_norm = model.visual.trunk.norm_pre if hasattr(model.visual, "trunk") else model.visual.ln_pre
+    pre_norm.register_forward_pre_hook(lambda module, inputs: torch.cat([inputs[0], prompts], dim=1))
+    expected = model.visual(images)
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-11)
+    gradients = [torch.autograd.grad(each.square().sum(), prompts)[0] for each in (got, expected)]
+    assert gradients[1].abs().amax(dim=-1).min() > 0
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-9 * float(gradients[1].abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [("as CLIP", 1), ("class token, then the norm", 1), ("average, then the norm", 1 + 16)],
+    ids=["the class token is pooled", "and then normalised", "all other tokens are pooled"],
+)
+def test_the_last_block_computes_the_tokens_that_are_pooled(name: str, tokens: int):
+    vit = clip_backbone(MODELS[name](), "open_clip:any", None).vit
+    assert tokens_in_mlps(vit, vit.body) == [1 + 16, tokens]
+
+
+def tokens_in_mlps(vit: Any, body: Any) -> list[int]:
+    seen: list[int] = []
+    for block in body.blocks:
+        block.mlp.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape[1]))
+    vit(images_for(vit, torch.float32))
+    return seen
+
+
+def test_the_tower_of_timm_keeps_the_tokens_that_siglip_pools():
+    vit = clip_backbone(siglip(), "open_clip:any", None).vit
+    assert set(tokens_in_mlps(vit, vit.body[0])) == {len(vit.prefix) + len(vit.position)}
 
 
 def test_the_image_part_of_the_table_is_open_clips_own_to_the_bit():

@@ -35,8 +35,7 @@ def tiny(**options: Any) -> VisionTransformer:
 
 
 def embedding(model: Any, images: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        return model.forward_head(model.forward_features(images), pre_logits=True)
+    return model.forward_head(model.forward_features(images), pre_logits=True)
 
 
 def images_for(vit: Any, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -74,8 +73,8 @@ def test_the_frozen_vit_is_timms_model(name: str):
     model = tiny(**MODELS[name]).double()
     vit = timm_backbone(model, "timm:any").vit
     images = images_for(vit)
-    expected = embedding(model, images)
     with torch.no_grad():
+        expected = embedding(model, images)
         torch.testing.assert_close(vit(images), expected, rtol=1e-11, atol=1e-12)
     assert expected.std() > 0.1
     assert vit.spec.image_hw == model.patch_embed.img_size
@@ -83,16 +82,29 @@ def test_the_frozen_vit_is_timms_model(name: str):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_prompts_enter_between_the_positions_and_the_pre_norm(name: str):
+def test_prompts_enter_between_the_positions_and_the_pre_norm_and_get_timms_gradients(name: str):
     model = tiny(**MODELS[name]).double()
     vit = timm_backbone(model, "timm:any").vit
     images = images_for(vit)
     prompts = torch.randn(2, 5, vit.width, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    with torch.no_grad():
-        got = vit(images, prompts)
+    got = vit(images, prompts.requires_grad_())
     model.norm_pre.register_forward_pre_hook(lambda module, inputs: torch.cat([inputs[0], prompts], dim=1))
     expected = embedding(model, images)
     torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-12)
+    gradients = [torch.autograd.grad(each.square().sum(), prompts)[0] for each in (got, expected)]
+    assert gradients[1].abs().amax(dim=-1).min() > 0
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-9 * float(gradients[1].abs().max()))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_last_block_computes_the_tokens_that_are_pooled(name: str):
+    vit = timm_backbone(tiny(**MODELS[name]), "timm:any").vit
+    seen: list[int] = []
+    for block in vit.body.blocks:
+        block.mlp.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape[1]))
+    vit(images_for(vit, torch.float32))
+    every = len(vit.prefix) + len(vit.position)
+    assert seen == [every, 1 if MODELS[name].get("global_pool", "token") == "token" else every]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -266,7 +278,7 @@ def test_the_download_is_timms_own(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *arguments, **options: dict(state))
     vit = load_backbone("timm:test_vit.r160_in1k@96").vit
     assert vit.spec.image_hw == (96, 96)
-    assert torch.equal(vit.state_dict()["body.blocks.5.qkv.weight"], state["blocks.5.attn.qkv.weight"])
+    assert torch.equal(vit.state_dict()["body.blocks.4.qkv.weight"], state["blocks.4.attn.qkv.weight"])
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import torchvision
@@ -38,8 +39,7 @@ def tiny(**options: Any) -> VisionTransformer:
 def embedding(model: Any, images: torch.Tensor) -> torch.Tensor:
     seen = []
     handle = model.heads.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    with torch.no_grad():
-        model(images)
+    model(images)
     handle.remove()
     return seen[0]
 
@@ -77,15 +77,18 @@ def test_in_float32_it_is_torchvisions_encoder_to_rounding():
         torch.testing.assert_close(vit(images), embedding(model, images), rtol=0, atol=1e-5)
 
 
-def test_prompts_enter_after_the_positions():
+def test_prompts_enter_after_the_positions_and_get_torchvisions_gradients():
     model = tiny().double()
     vit = torchvision_backbone(model, "torchvision:any").vit
     images = images_for(vit)
     prompts = torch.randn(2, 5, 48, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    with torch.no_grad():
-        got = vit(images, prompts)
+    got = vit(images, prompts.requires_grad_())
     model.encoder.dropout.register_forward_pre_hook(lambda module, inputs: torch.cat([inputs[0], prompts], dim=1))
-    torch.testing.assert_close(got, embedding(model, images), rtol=1e-11, atol=1e-12)
+    expected = embedding(model, images)
+    torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-12)
+    gradients = [torch.autograd.grad(each.square().sum(), prompts)[0] for each in (got, expected)]
+    assert gradients[1].abs().amax(dim=-1).min() > 0
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-9 * float(gradients[1].abs().max()))
 
 
 def test_the_image_part_of_the_table_is_torchvisions_own_to_the_bit():
@@ -221,7 +224,12 @@ def test_the_download_is_torchvisions_own(monkeypatch: pytest.MonkeyPatch, small
 
 
 def test_it_exports():
-    graph = vit_graph(torchvision_backbone(tiny(num_layers=1), "torchvision:any").vit, 6, "append", "fp32")
+    graph = vit_graph(torchvision_backbone(tiny(), "torchvision:any").vit, 6, "append", "fp32")
     assert all(rung.passed for rung in graph.parity)
     kinds = [node.op_type for node in graph.model.graph.node]
-    assert (kinds.count("LayerNormalization"), kinds.count("Softmax")) == (3, 1)
+    assert (kinds.count("LayerNormalization"), kinds.count("Softmax")) == (5, 2)
+    inferred = onnx.shape_inference.infer_shapes(graph.model, strict_mode=True, data_prop=True).graph.value_info
+    sizes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in inferred}
+    products = [f"vit.body.blocks.{layer}/MatMul" for layer in ("0.mlp.3", "1.key_value", "1.query", "1.mlp.3")]
+    # Class token, patches and prompts; of the last block the class token alone is read.
+    assert [sizes[name][1] for name in products] == [1 + 16 + 6, 1 + 16 + 6, 1, 1]

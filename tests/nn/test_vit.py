@@ -108,11 +108,31 @@ def test_it_stays_frozen(vit: FrozenViT):
     assert not any(parameter.requires_grad for parameter in vit.parameters())
 
 
-def test_gradients_flow_through_it_to_the_prompts(vit: FrozenViT):
-    prompts = torch.zeros(2, 4, vit.width, requires_grad=True)
-    vit(IMAGES, prompts).square().sum().backward()
-    assert prompts.grad is not None
-    assert float(prompts.grad.abs().sum()) > 0
+def test_prompts_get_the_gradients_of_the_trained_net():
+    torch.manual_seed(8)
+    net = CharacterNet().double()
+    vit, images = net.backbone().vit, IMAGES.double()
+    prompts = torch.randn(2, 4, vit.width, dtype=torch.float64, requires_grad=True)
+    patches = net.patch_embed(images).flatten(2).transpose(1, 2) + net.position
+    expected = net.body(torch.cat([net.prefix.expand(2, -1, -1), patches, prompts], dim=1))
+    got = vit(images, prompts)
+    torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-12)
+    gradients = [torch.autograd.grad(each.square().sum(), prompts)[0] for each in (got, expected)]
+    assert gradients[1].abs().amax(dim=-1).min() > 0
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-9 * float(gradients[1].abs().max()))
+
+
+def test_the_last_block_of_the_trained_net_stays_whole():
+    net = CharacterNet()
+    before = net.state_dict()
+    vit = net.backbone().vit
+    assert net.state_dict().keys() == before.keys()
+    seen: list[int] = []
+    for block in (vit.body.blocks[-2], vit.body.blocks[-1], net.body.blocks[-1]):
+        block.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
+    vit(IMAGES)
+    net(IMAGES)
+    assert seen == [65, 1, 65, 65]  # the two nets share every block but the last
 
 
 PARTS = {
