@@ -91,3 +91,9 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def cache_folder(kind: str) -> Path:
+    """Folder for what can be made again: `kind` inside `$PGN_EDGE_CACHE`, or inside `~/.cache/pgn-edge`."""
+    named = os.environ.get("PGN_EDGE_CACHE")
+    return (Path(named) if named else Path("~/.cache/pgn-edge").expanduser()) / kind

@@ -103,7 +103,7 @@ def canvas_picture(canvas_chw: np.ndarray, facts: EngineFacts) -> np.ndarray:
     """Turn what the ViT engine saw into a picture; values outside legal RGB are clipped.
 
     Args:
-        canvas_chw: (3, H_c, W_c) float32, normalised units, RGB, `Result.canvas`.
+        canvas_chw: (3, H_c, W_c) float32, normalised units, RGB, as in `Result.canvas`.
         facts: of the engine; its mean and std undo the normalisation.
 
     Returns:
@@ -143,7 +143,7 @@ def _draw_canvas(picture: np.ndarray, layout: _Layout, result: Result, facts: En
     height, width = (side * zoom for side in geometry.canvas_hw)
     top = (layout.height - height) // 2
     left = layout.frame_width + (layout.side_width - width) // 2
-    small = canvas_picture(result.canvas, facts)
+    small = canvas_picture(result.kept_canvas(), facts)
     picture[top : top + height, left : left + width] = cv2.resize(
         small, (width, height), interpolation=cv2.INTER_NEAREST
     )

@@ -21,7 +21,7 @@ from pgn_edge.runtime.bench_options import BenchOptions
 from pgn_edge.runtime.bench_queries import TASK, CameraFrame, camera_frame, chain_query, engine_query, frame_bytes
 from pgn_edge.runtime.bench_rounds import Samples, Warmup, take_turns
 from pgn_edge.runtime.bench_stats import Stats
-from pgn_edge.runtime.engines import Engine, OrtOptions, open_engine
+from pgn_edge.runtime.engines import Engine, open_engine
 from pgn_edge.runtime.runtime import Runtime
 
 
@@ -111,12 +111,14 @@ def run_bench(
         given = {"vit": engine, **named, **({} if stock is None else {"stock": stock})}
         engines = _open_all(given, options, stack)
         queries = [engine_query(one, name, options.frames, rng) for name, one in engines.items()]
-        costs = None
+        costs = runtime = None
         if task is not None and frame is not None:
-            runtime = stack.enter_context(Runtime(engines["vit"], {TASK: task}, threads=options.threads))
+            runtime = stack.enter_context(
+                Runtime(engines["vit"], {TASK: task}, threads=options.threads, gpu=options.gpu)
+            )
             queries.append(chain_query(runtime, frame, options.frames))
             if isinstance(engine, str | Path):  # before the timing: memory that it frees would blur what is added
-                costs = measure_costs(Path(engine), Path(task), options.threads)
+                costs = measure_costs(Path(engine), Path(task), options.engine)
         samples, warmup = take_turns(queries, options, progress)
         return BenchReport(
             options=options if frame is None else replace(options, frame_hw=frame.size_hw),
@@ -125,7 +127,9 @@ def run_bench(
             warmup=warmup,
             frame_bytes=_frame_bytes(engines, frame),
             costs=costs,
-            environment=environment,
+            environment=environment
+            if runtime is None or not runtime.notes
+            else {**environment, "chain": runtime.notes},
             machine={"before": before, "after": machine_state()},
         )
 
@@ -156,7 +160,7 @@ def _open_all(given: Mapping[str, str | Path | Engine], options: BenchOptions, s
         stack.callback(opened.close)
     for role, what in given.items():
         if isinstance(what, str | Path):
-            engines[role] = open_engine(what, OrtOptions(threads=options.threads))
+            engines[role] = open_engine(what, options.engine)
             stack.callback(engines[role].close)
     engines = {role: engines[role] for role in given}
     facts = {role: _facts(opened) for role, opened in engines.items()}

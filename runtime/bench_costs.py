@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from pgn_edge.host import sizes_bytes
 from pgn_edge.runtime.bench_queries import random_feeds
-from pgn_edge.runtime.engines import Engine, OrtOptions, open_engine
+from pgn_edge.runtime.engines import Engine, EngineOptions, open_engine
 from pgn_edge.runtime.runtime import Runtime
 
 MORE_TASKS = 5  # whose memory is measured together: one alone may fit into what the process had already
@@ -43,21 +44,21 @@ class Costs:
         return asdict(self)
 
 
-def measure_costs(vit: Path, task: Path, threads: int) -> Costs:
+def measure_costs(vit: Path, task: Path, options: EngineOptions) -> Costs:
     """Load further engines and further tasks beside what is loaded already, and close them again.
 
     Args:
         vit: file of the ViT engine.
         task: bundle for it.
-        threads: CPU threads of each engine; 0 takes one for each core.
+        options: as the engines that are measured were opened with.
 
     Raises:
         EngineError, BundleError, PairingError: as opening a `Runtime` with the task.
     """
     vit_load_ms, task_load_ms = [], []
-    engine, spent_ms, vit_memory = _weighed(lambda: _open_and_run(vit, threads))
+    engine, spent_ms, vit_memory = _weighed(lambda: _open_and_run(vit, options))
     vit_load_ms.append(spent_ms)
-    with Runtime(engine, threads=threads) as runtime:
+    with Runtime(engine, threads=options.threads, gpu=options.gpu) as runtime:
         runtime.add("first", task)  # what all tasks share is paid here
         before = resident_bytes()
         for index in range(MORE_TASKS):
@@ -66,7 +67,7 @@ def measure_costs(vit: Path, task: Path, threads: int) -> Costs:
             task_load_ms.append((perf_counter() - start) * 1e3)
         after = resident_bytes()
     for _ in range(MORE_VITS - 1):
-        other, spent_ms, _ = _weighed(lambda: _open_and_run(vit, threads))
+        other, spent_ms, _ = _weighed(lambda: _open_and_run(vit, options))
         other.close()
         vit_load_ms.append(spent_ms)
     return Costs(
@@ -85,16 +86,11 @@ def resident_bytes(status: Path = Path("/proc/self/status")) -> int | None:
     Args:
         status: file of the kernel that holds VmRSS in kB.
     """
-    try:
-        lines = status.read_text(errors="replace").splitlines()
-    except OSError:
-        return None
-    values = [line.split() for line in lines if line.startswith("VmRSS:")]
-    return int(values[0][1]) * 1024 if values and len(values[0]) > 1 and values[0][1].isdecimal() else None
+    return sizes_bytes(status).get("VmRSS")
 
 
-def _open_and_run(vit: Path, threads: int) -> Engine:
-    engine = open_engine(vit, OrtOptions(threads=threads))
+def _open_and_run(vit: Path, options: EngineOptions) -> Engine:
+    engine = open_engine(vit, options)
     try:
         engine.infer(random_feeds(engine, 1, np.random.default_rng(0)))
     except BaseException:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pgn_edge.errors import EngineError
+from pgn_edge.runtime.engines import EngineOptions
+from pgn_edge.runtime.engines.base import Provider
 
 Scenario = Literal["single-stream", "multi-stream", "offline"]
 
@@ -35,6 +37,9 @@ class BenchOptions:
         frames: of one query: 1 in single-stream, the cameras of multi-stream, the batch of offline.
         tasks: number of tasks that the adaptation tax is told for, at least 1.
         frame: image file to send through the chain instead of the random frame.
+        provider: of ONNX Runtime, for engines that are an `.onnx`.
+        gpu: number of the GPU, counted from 0.
+        trusted: sha256 of plans without a sidecar that the user vouches for.
 
     Raises:
         EngineError: out of range, or more than one frame in single-stream.
@@ -50,6 +55,9 @@ class BenchOptions:
     frames: int = 1
     tasks: int = 10
     frame: Path | None = None
+    provider: Provider = "cpu"
+    gpu: int = 0
+    trusted: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         least = {
@@ -60,6 +68,7 @@ class BenchOptions:
             "seed": (self.seed, 0),
             "frames": (self.frames, 1),
             "tasks": (self.tasks, 1),
+            "gpu": (self.gpu, 0),
         }
         for name, (value, limit) in least.items():
             if value < limit:
@@ -70,6 +79,11 @@ class BenchOptions:
             raise _wrong("scenario", f"one of {', '.join(SCENARIOS)}", self.scenario)
         if self.scenario == "single-stream" and self.frames != 1:
             raise _wrong("frames", "1 in single-stream", self.frames)
+
+    @property
+    def engine(self) -> EngineOptions:
+        """How engines are opened."""
+        return EngineOptions(self.provider, self.threads, self.gpu, frozenset(self.trusted))
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""

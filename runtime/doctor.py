@@ -17,6 +17,8 @@ OURS = "pgn-edge"
 # What each job needs of our extras; a bar stands between two that do equally well.
 JOBS = {
     "run, predict, bench": ("cpu|gpu",),
+    "run a .plan": ("rtx|tensorrt",),
+    "--provider cuda or tensorrt": ("gpu",),
     "bench --html": ("cpu|gpu", "plots"),
     "train": ("train",),
     "export, export-vit, import": ("cpu|gpu", "export"),

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pgn_edge.errors import DataError
+
 
 @dataclass(frozen=True)
 class Result:
@@ -19,8 +21,9 @@ class Result:
         scores: (C,) float32 probabilities in the order of `labels`.
         labels: C class names.
         embedding: (D,) float32, as the ViT engine gave it.
-        canvas: (3, H_c, W_c) float32, what the ViT engine saw, normalised units.
-        timings_ms: milliseconds by stage: preprocess, pgn, vit, head; of the whole batch where frames share one.
+        canvas: (3, H_c, W_c) float32, what the ViT engine saw, normalised units; None unless it is kept.
+        timings_ms: milliseconds by stage: preprocess, pgn, vit, head, and on a GPU upload and download; of the whole
+            batch where frames share one.
     """
 
     task: str
@@ -29,8 +32,23 @@ class Result:
     scores: np.ndarray
     labels: tuple[str, ...]
     embedding: np.ndarray
-    canvas: np.ndarray
+    canvas: np.ndarray | None
     timings_ms: Mapping[str, float]
+
+    def kept_canvas(self) -> np.ndarray:
+        """The canvas.
+
+        Raises:
+            DataError: the Runtime did not keep it.
+        """
+        if self.canvas is None:
+            raise DataError(
+                f"result of task {self.task}",
+                expected="a canvas",
+                got="none",
+                do="make the Runtime with canvases=True",
+            )
+        return self.canvas
 
     def top(self, count: int) -> list[tuple[str, float]]:
         """The `count` best (label, probability), best first."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,30 +11,32 @@ from types import TracebackType
 
 import numpy as np
 
-from pgn_edge.bundle import Bundle, read_bundle
+from pgn_edge.bundle import read_bundle
 from pgn_edge.contract import EngineFacts
 from pgn_edge.errors import EngineError, PairingError
-from pgn_edge.runtime.engines import Engine, OnnxRuntimeEngine, OrtOptions, open_engine
-from pgn_edge.runtime.engines.base import infer_all
+from pgn_edge.heads import Head
+from pgn_edge.runtime.chain import Chain, link
+from pgn_edge.runtime.engines import Engine, EngineOptions, open_engine, open_pgn
+from pgn_edge.runtime.engines.base import Provider, infer_all
 from pgn_edge.runtime.pairing import check_facts, check_golden, check_tensors
 from pgn_edge.runtime.result import Result
 
+MOST_CHAINS = 8  # kept bound; each holds a canvas for every frame of its batch
+
 
 @dataclass(frozen=True, eq=False)
-class _Task:
-    """A loaded task.
+class Task:
+    """What stays of a bundle once it is loaded; its graph and golden pair have done their work.
 
     Args:
-        bundle: as read.
-        pgn: its engine.
-        image: (1, H, W, 3) uint8, what the PGN reads when frames come one by one.
-        paint: runs the PGN from `image` into the runtime's own canvas.
+        facts: of the PGN engine, and of the ViT that it was made for.
+        head: the classifier on embeddings; its labels are the task's.
+        pgn: the PGN engine; the Runtime closes it.
     """
 
-    bundle: Bundle
+    facts: EngineFacts
+    head: Head
     pgn: Engine
-    image: np.ndarray
-    paint: Callable[[], None]
 
 
 class Runtime:
@@ -43,13 +45,16 @@ class Runtime:
     Every task is checked against the ViT (fingerprint and geometry), and must reproduce its golden pair on
     this device, before its first frame. One thread at a time may call a Runtime; results belong to the caller.
 
-    Frames that come one by one go through arrays that are made once: the PGN writes its canvas where the ViT reads it,
-    and nothing is allocated for a frame but what its result keeps.
+    Arrays are made once for each combination of tasks that is asked for: the PGN writes its canvas where the ViT reads
+    it, on a GPU within one CUDA graph, and nothing is allocated for a frame but what its result keeps.
 
     Args:
-        vit: a ViT engine file from `pgn-edge export-vit`, or an engine that is already open.
+        vit: a ViT engine file, `.onnx` or `.plan`, or an engine that is already open.
         tasks: bundles by name.
+        provider: of ONNX Runtime, for an `.onnx`; never replaced by another behind the user's back.
         threads: CPU threads of each engine; 0 takes one for each core.
+        gpu: number of the GPU, counted from 0.
+        canvases: whether results hold the canvas, for pictures of it; a copy that nothing else needs.
 
     Raises:
         EngineError: the ViT engine cannot be opened, or is no export of ours.
@@ -58,11 +63,19 @@ class Runtime:
     """
 
     def __init__(
-        self, vit: str | Path | Engine, tasks: Mapping[str, str | Path] | None = None, *, threads: int = 0
+        self,
+        vit: str | Path | Engine,
+        tasks: Mapping[str, str | Path] | None = None,
+        *,
+        provider: Provider = "cpu",
+        threads: int = 0,
+        gpu: int = 0,
+        canvases: bool = False,
     ) -> None:
-        self._threads = threads
-        self._tasks: dict[str, _Task] = {}
-        self._vit = open_engine(vit, OrtOptions(threads=threads)) if isinstance(vit, str | Path) else vit
+        self._options, self._canvases = EngineOptions(provider, threads, gpu), canvases
+        self._tasks: dict[str, Task] = {}
+        self._chains: dict[tuple[str, ...], Chain] = {}
+        self._vit = open_engine(vit, self._options) if isinstance(vit, str | Path) else vit
         try:
             self.facts = EngineFacts.from_metadata(self._vit.metadata, self._vit.name)
             if self.facts.role != "vit":
@@ -70,8 +83,6 @@ class Runtime:
                     self._vit.name, expected="a ViT engine", got="a PGN engine", do="give the task as a bundle instead"
                 )
             check_tensors(self._vit, self.facts)
-            self._canvas, self._embedding = self._buffers()
-            self._encode = self._vit.bind({"canvas": self._canvas}, {self.facts.output: self._embedding})
             for name, path in (tasks or {}).items():
                 self.add(name, path)
         except BaseException:
@@ -84,31 +95,35 @@ class Runtime:
         Raises:
             BundleError: the bundle is damaged.
             PairingError: the name is taken, or the task does not belong to this ViT.
+            EngineError: its PGN engine cannot be opened where the ViT engine is.
         """
         if name in self._tasks:
             raise PairingError(f"task {name}", expected="a new name", got="one that is taken", do="choose another name")
         bundle = read_bundle(path)
         check_facts(self.facts, bundle.facts, name)
-        pgn = OnnxRuntimeEngine(bundle.pgn_onnx, f"{path}: pgn.onnx", OrtOptions(threads=self._threads))
+        pgn = open_pgn(bundle, path, self._vit, self._options)
         try:
             check_tensors(pgn, bundle.facts)
             check_golden(bundle, self._vit, self.facts, pgn)
-            image = np.zeros((1, *bundle.facts.geometry.content_hw, 3), np.uint8)
-            paint = pgn.bind({"image": image}, {"canvas": self._canvas[:1]})
         except BaseException:
             pgn.close()
             raise
-        self._tasks[name] = _Task(bundle, pgn, image, paint)
+        self._tasks[name] = Task(bundle.facts, bundle.head, pgn)
 
     @property
-    def tasks(self) -> dict[str, Bundle]:
-        """Loaded bundles by name."""
-        return {name: task.bundle for name, task in self._tasks.items()}
+    def tasks(self) -> dict[str, Task]:
+        """Loaded tasks by name."""
+        return dict(self._tasks)
 
     @property
     def vit(self) -> Engine:
         """The ViT engine."""
         return self._vit
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Why frames may be answered slower than they could be; empty where they are not."""
+        return tuple(dict.fromkeys(chain.note for chain in self._chains.values() if chain.note))
 
     def infer(self, task: str, frame_bgr: np.ndarray) -> Result:
         """Answer one frame.
@@ -122,18 +137,7 @@ class Runtime:
             DataError: not a colour frame.
             EngineError: an engine failed.
         """
-        loaded = self._task(task)
-        timings: dict[str, float] = {}
-        with _timed(timings, "preprocess"):
-            loaded.image[0] = loaded.bundle.facts.preprocess(frame_bgr, "BGR")
-        with _timed(timings, "pgn"):
-            loaded.paint()
-        with _timed(timings, "vit"):
-            self._encode()
-        with _timed(timings, "head"):
-            (scores,) = _scores([loaded], self._embedding[:1])
-        timings["total"] = sum(timings.values())
-        return _result(task, loaded.bundle, scores, self._embedding[0].copy(), self._canvas[0].copy(), timings)
+        return self.infer_batch([(task, frame_bgr)])[0]
 
     def infer_batch(self, frames: Sequence[tuple[str, np.ndarray]]) -> list[Result]:
         """Answer frames of any tasks with one pass of the ViT.
@@ -147,31 +151,39 @@ class Runtime:
         Raises:
             PairingError, DataError, EngineError: as `infer`; then no frame is answered.
         """
-        if len(frames) < 2:
-            return [self.infer(*frame) for frame in frames]
-        tasks = [self._task(name) for name, _ in frames]
+        if not frames:
+            return []
+        # Frames of one task stand together: its PGN takes them in one call, and mixtures of tasks share a chain.
+        order = sorted(range(len(frames)), key=lambda index: frames[index][0])
+        names = tuple(frames[index][0] for index in order)
+        tasks = [self._task(name) for name in names]
+        chain = self._chain(names, tasks)
         timings: dict[str, float] = {}
         with _timed(timings, "preprocess"):
-            images = [
-                task.bundle.facts.preprocess(frame_bgr, "BGR")[None]
-                for task, (_, frame_bgr) in zip(tasks, frames, strict=True)
-            ]
-        with _timed(timings, "pgn"):
-            canvases = self._canvases(tasks, images)
-        with _timed(timings, "vit"):
-            embeddings = infer_all(self._vit, "canvas", canvases)[self.facts.output]
+            for row, (index, task) in enumerate(zip(order, tasks, strict=True)):
+                chain.images[row] = task.facts.preprocess(frames[index][1], "BGR")
+        timings.update(chain.run())
         with _timed(timings, "head"):
-            scores = _scores(tasks, embeddings)
+            scores = _scores(tasks, chain.embeddings)
+        canvases = chain.canvases() if self._canvases else None
         timings["total"] = sum(timings.values())
-        return [
-            _result(name, task.bundle, score, embedding, canvas, timings)
-            for (name, _), task, score, embedding, canvas in zip(
-                frames, tasks, scores, embeddings, canvases, strict=True
+        results = {
+            index: _result(
+                (names[row], tasks[row].head),
+                scores[row],
+                chain.embeddings[row].copy(),
+                None if canvases is None else canvases[row],
+                timings,
             )
-        ]
+            for row, index in enumerate(order)
+        }
+        return [results[index] for index in range(len(frames))]
 
     def close(self) -> None:
         """Close every engine; calling twice does no harm."""
+        for chain in self._chains.values():
+            chain.close()
+        self._chains.clear()
         for task in self._tasks.values():
             task.pgn.close()
         self._tasks.clear()
@@ -185,48 +197,48 @@ class Runtime:
     ) -> None:
         self.close()
 
-    def _task(self, name: str) -> _Task:
+    def _task(self, name: str) -> Task:
         if name not in self._tasks:
             loaded = ", ".join(self._tasks) or "none"
             raise PairingError(f"task {name}", expected=f"a loaded task ({loaded})", got=repr(name), do="add it first")
         return self._tasks[name]
 
-    def _buffers(self) -> tuple[np.ndarray, np.ndarray]:
-        """A canvas and an embedding of the ViT's smallest batch, zero."""
-        batch = self._vit.inputs["canvas"].shape[0] or 1
-        canvas = np.zeros((batch, 3, *self.facts.geometry.canvas_hw), np.float32)
+    def _chain(self, names: tuple[str, ...], tasks: Sequence[Task]) -> Chain:
+        """The chain of a combination of tasks; the one that was not asked for longest makes room for a new one."""
+        chain = self._chains.pop(names, None)
+        if chain is None:
+            while len(self._chains) >= MOST_CHAINS:
+                self._chains.pop(next(iter(self._chains))).close()
+            chain = link(self._vit, [task.pgn for task in tasks], self._width())
+        self._chains[names] = chain
+        return chain
+
+    def _width(self) -> int:
+        """D, of the embedding."""
         width = self._vit.outputs[self.facts.output].shape[1]
         if width is None:
+            canvas = np.zeros((1, 3, *self.facts.geometry.canvas_hw), np.float32)
             width = infer_all(self._vit, "canvas", canvas)[self.facts.output].shape[1]
-        return canvas, np.zeros((batch, width), np.float32)
-
-    def _canvases(self, tasks: Sequence[_Task], images: Sequence[np.ndarray]) -> np.ndarray:
-        canvases = np.empty((len(tasks), 3, *self.facts.geometry.canvas_hw), np.float32)
-        for task in dict.fromkeys(tasks):
-            where = [index for index, other in enumerate(tasks) if other is task]
-            batch = np.concatenate([images[index] for index in where])
-            canvases[where] = task.pgn.infer({"image": batch})["canvas"]
-        return canvases
+        return width
 
 
-def _scores(tasks: Sequence[_Task], embeddings: np.ndarray) -> list[np.ndarray]:
+def _scores(tasks: Sequence[Task], embeddings: np.ndarray) -> list[np.ndarray]:
     with np.errstate(invalid="ignore", over="ignore"):  # NaN and Inf are refused with the result
-        return [task.bundle.head.scores(embeddings[i : i + 1])[0] for i, task in enumerate(tasks)]
+        return [task.head.scores(embeddings[i : i + 1])[0] for i, task in enumerate(tasks)]
 
 
 def _result(
-    name: str,
-    bundle: Bundle,
+    task: tuple[str, Head],
     scores: np.ndarray,
     embedding: np.ndarray,
-    canvas: np.ndarray,
+    canvas: np.ndarray | None,
     timings: dict[str, float],
 ) -> Result:
+    name, head = task
     if not np.isfinite(scores).all():
         raise EngineError(f"task {name}", expected="finite scores", got="NaN or Inf", do="check the engine's precision")
     best = int(scores.argmax())
-    labels = bundle.head.labels
-    return Result(name, labels[best], float(scores[best]), scores, labels, embedding, canvas, timings)
+    return Result(name, head.labels[best], float(scores[best]), scores, head.labels, embedding, canvas, timings)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgn_edge.cli.console import print_json, print_table, printable
+from pgn_edge.cli.console import engine_options, print_json, print_table, printable
 
 if TYPE_CHECKING:
     from pgn_edge.runtime.bench import BenchReport
@@ -27,7 +27,7 @@ FRAMES = 8  # of a query where neither --cameras nor --batch says: as many as ML
     type=FILE,
     multiple=True,
     required=True,
-    help="Any .onnx; give it again to measure several side by side. --task and --stock belong to the first.",
+    help="Any .onnx or .plan; give it again to measure several side by side. --task and --stock belong to the first.",
 )
 @click.option("--task", type=FILE, help="Also measure the chain with this bundle.")
 @click.option("--stock", type=FILE, help="The same ViT exported with --prompts 0: shows what the prompt slots cost.")
@@ -50,8 +50,13 @@ FRAMES = 8  # of a query where neither --cameras nor --batch says: as many as ML
 @click.option(
     "--frame", default="640x480", show_default=True, help="Size WxH of the random frame, or an image file to send."
 )
+@engine_options
 @click.option(
-    "--threads", type=click.IntRange(min=0), default=0, show_default=True, help="Of each engine; 0: all cores."
+    "--trust",
+    "trusted",
+    multiple=True,
+    metavar="SHA256",
+    help="Load the plan of this sha256 although it has no sidecar. A plan is code: know where it comes from.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of frame, inputs and order.")
 @click.option(

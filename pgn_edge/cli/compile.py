@@ -33,7 +33,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--cache",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of plans built before.  [default: $PGN_EDGE_CACHE or ~/.cache/pgn-edge/plans]",
+    help="Folder of plans built before.  [default: plans in $PGN_EDGE_CACHE or ~/.cache/pgn-edge]",
 )
 @click.option("--no-cache", is_flag=True, help="Build, and keep no copy.")
 @click.option("--script", type=FILE, help="Write a shell script that compiles on the device, and compile nothing.")
@@ -49,10 +49,10 @@ def compile_command(source: Path, script: Path | None, output: Path | None, as_j
         raise click.UsageError("--cache and --no-cache exclude each other")
     from pgn_edge.export.build_script import write_build_script
     from pgn_edge.export.compile import CompileOptions, compile_plan
-    from pgn_edge.export.plan_cache import default_folder
+    from pgn_edge.files import cache_folder
 
     plan = output or source.with_suffix(".plan")
-    folder = None if no_cache else cache or default_folder()
+    folder = None if no_cache else cache or cache_folder("plans")
     chosen = CompileOptions(**options, cache=folder)
     if script is not None:
         write_build_script(source, script, plan, chosen)

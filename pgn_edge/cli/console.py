@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -14,6 +14,7 @@ from pgn_edge.progress import Progress
 if TYPE_CHECKING:
     from pgn_edge.contract import Precision
 
+Command = TypeVar("Command", bound=Callable[..., Any])
 PLAIN_NUMBER = frozenset("0123456789.+-e%")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
@@ -32,6 +33,34 @@ layout_option = click.option(
     show_default=True,
     help="Prompts under the image, or inside the stock size.",
 )
+
+vit_option = click.option(
+    "--vit", required=True, help="ViT engine: .onnx from export-vit, or .plan from compile with the task's plan too."
+)
+_ENGINE_OPTIONS = (
+    click.option(
+        "--provider",
+        type=click.Choice(["cpu", "cuda", "tensorrt"]),
+        default="cpu",
+        show_default=True,
+        help="Of ONNX Runtime, for an .onnx; a .plan brings its own.",
+    ),
+    click.option(
+        "--threads",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="CPU threads of each engine; 0: one for each core.",
+    ),
+    click.option("--gpu", type=click.IntRange(min=0), default=0, show_default=True, help="Number of the GPU."),
+)
+
+
+def engine_options(command: Command) -> Command:
+    """Adds the options that say where engines run: `provider`, `threads` and `gpu`."""
+    for option in reversed(_ENGINE_OPTIONS):
+        command = option(command)
+    return command
 
 
 class PromptCount(click.ParamType):

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from pgn_edge.cli.console import json_option, print_json, print_table
+from pgn_edge.cli.console import engine_options, json_option, print_json, print_table, vit_option
 
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@click.option("--vit", required=True, help="ViT engine from export-vit, an .onnx file.")
+@vit_option
 @click.option("--task", required=True, help="Task bundle, a .pgn file.")
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes to print.")
+@engine_options
 @json_option
-def predict(images: tuple[str, ...], vit: str, task: str, top: int, as_json: bool) -> None:
+def predict(images: tuple[str, ...], vit: str, task: str, top: int, as_json: bool, **options: Any) -> None:
     """Classify each IMAGE with one task."""
     from pgn_edge.images import read_image
     from pgn_edge.runtime import Runtime
 
     name = Path(task).stem
-    with Runtime(vit, {name: task}) as runtime:
+    with Runtime(vit, {name: task}, **options) as runtime:
         results = [runtime.infer(name, read_image(image)[..., ::-1]) for image in images]
     if as_json:
         answers = [

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgn_edge.cli.console import json_option, print_json, print_table, progress_bar
+from pgn_edge.cli.console import engine_options, json_option, print_json, print_table, progress_bar, vit_option
 
 if TYPE_CHECKING:
     from pgn_edge.runtime.app import RunSummary
@@ -48,7 +48,7 @@ def _unique(ctx: click.Context, param: click.Parameter, tasks: Sequence[tuple[st
 
 @click.command()
 @click.option("--source", required=True, help="Video file, folder of images, or image.")
-@click.option("--vit", required=True, help="ViT engine from export-vit, an .onnx file.")
+@vit_option
 @click.option(
     "--task",
     "tasks",
@@ -60,16 +60,10 @@ def _unique(ctx: click.Context, param: click.Parameter, tasks: Sequence[tuple[st
 )
 @click.option("--output", type=click.Path(dir_okay=False), help="Write an annotated video, .mp4.")
 @click.option("--jsonl", help="Write one JSON line for each frame and task; - is stdout.")
-@click.option(
-    "--threads",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="CPU threads of each engine; 0 is one for each core.",
-)
+@engine_options
 @json_option
 def run(
-    source: str, vit: str, tasks: dict[str, str], output: str | None, jsonl: str | None, as_json: bool, **options: int
+    source: str, vit: str, tasks: dict[str, str], output: str | None, jsonl: str | None, as_json: bool, **options: Any
 ) -> None:
     """Run tasks on every frame of a video or a folder of images, all with one ViT engine."""
     if as_json and jsonl == "-":
@@ -82,7 +76,7 @@ def run(
     from pgn_edge.runtime.sinks import JsonlSink, Sink, VideoSink
     from pgn_edge.runtime.sources import open_source
 
-    with open_source(source) as frames, Runtime(vit, tasks, **options) as runtime:
+    with open_source(source) as frames, Runtime(vit, tasks, canvases=output is not None, **options) as runtime:
         sinks: list[Sink] = [VideoSink(output, runtime.facts, frames.fps)] if output else []
         if jsonl:
             sinks.append(JsonlSink(jsonl))

@@ -2,43 +2,107 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 
+from pgn_edge.bundle import Bundle
 from pgn_edge.errors import EngineError
-from pgn_edge.runtime.engines.base import Engine, TensorSpec
+from pgn_edge.runtime.cuda import Cuda
+from pgn_edge.runtime.engines.base import DeviceEngine, Engine, EngineOptions, TensorSpec
 from pgn_edge.runtime.engines.fake import FakeEngine
-from pgn_edge.runtime.engines.onnx_runtime import OnnxRuntimeEngine, OrtOptions
-from pgn_edge.sidecar import verify_plan
+from pgn_edge.runtime.engines.onnx_runtime import OnnxRuntimeEngine
+from pgn_edge.runtime.engines.onnx_runtime_gpu import OrtGpuEngine
+from pgn_edge.runtime.engines.plan import Plan, read_plan
+from pgn_edge.runtime.engines.tensorrt import TensorRtEngine
+from pgn_edge.runtime.engines.tensorrt_rtx import TensorRtRtxEngine
 
-__all__ = ["Engine", "FakeEngine", "OnnxRuntimeEngine", "OrtOptions", "TensorSpec", "open_engine"]
+__all__ = [
+    "DeviceEngine",
+    "Engine",
+    "EngineOptions",
+    "FakeEngine",
+    "OnnxRuntimeEngine",
+    "OrtGpuEngine",
+    "TensorRtEngine",
+    "TensorRtRtxEngine",
+    "TensorSpec",
+    "open_engine",
+    "open_pgn",
+]
 
 
-def open_engine(path: str | Path, options: OrtOptions | None = None) -> Engine:
+def open_engine(path: str | Path, options: EngineOptions | None = None) -> Engine:
     """Open an engine by its file name.
 
     Args:
-        path: an `.onnx` file.
-        options: for ONNX Runtime.
+        path: an `.onnx` file, or a `.plan` with its sidecar beside it.
+        options: provider, threads and GPU.
 
     Raises:
-        EngineError: the file cannot be used; a plan is verified, and checked against this machine, before anything else
-            is said.
+        EngineError: the file cannot be used here; a plan is verified, and checked against this machine, before a byte
+            of it is parsed.
         MissingExtraError: the package behind it is not installed.
     """
+    options = options or EngineOptions()
     suffix = Path(path).suffix
+    if suffix == ".onnx":
+        if options.provider == "cpu":
+            return OnnxRuntimeEngine(path, str(path), options.threads)
+        return OrtGpuEngine(path, str(path), options)
     if suffix == ".plan":
-        sidecar = verify_plan(path)
-        raise EngineError(
-            str(path),
-            expected="an .onnx file",
-            got=f"a plan for {sidecar.backend} {sidecar.backend_version}, verified",
-            do="this version compiles and verifies plans but runs ONNX: use the graph it was compiled from",
-        )
-    if suffix != ".onnx":
-        raise EngineError(
-            str(path),
-            expected="an .onnx file",
-            got=repr(suffix),
-            do="export it: pgn-edge export-vit BACKBONE",
-        )
-    return OnnxRuntimeEngine(path, str(path), options)
+        if options.provider != "cpu":
+            raise EngineError(
+                str(path),
+                expected="an .onnx file where a provider is chosen",
+                got=f"a plan and --provider {options.provider}",
+                do="leave the provider out: a plan brings its own backend",
+            )
+        return _on_tensorrt(read_plan(path, options.trusted), options, None)
+    raise EngineError(
+        str(path),
+        expected="an .onnx or a .plan file",
+        got=repr(suffix),
+        do="export it: pgn-edge export-vit BACKBONE; and for a GPU: pgn-edge compile vit.onnx",
+    )
+
+
+def open_pgn(bundle: Bundle, path: str | Path, vit: Engine, options: EngineOptions) -> Engine:
+    """Open a task's PGN engine where the ViT engine is, so that the canvas need not travel.
+
+    Args:
+        bundle: as read.
+        path: of the bundle; beside a ViT plan the PGN is a plan too, `pets.plan` for `pets.pgn`.
+        vit: the ViT engine.
+        options: as it was opened with.
+
+    Raises:
+        EngineError: the PGN's plan is missing, not for this machine, or not compiled from this bundle.
+    """
+    if isinstance(vit, TensorRtEngine):
+        return _on_tensorrt(_pgn_plan(bundle, Path(path), vit), options, vit.cuda)
+    if isinstance(vit, OrtGpuEngine):
+        same = replace(options, provider=vit.provider)
+        return OrtGpuEngine(bundle.pgn_onnx, f"{path}: pgn.onnx", same, vit.cuda)
+    return OnnxRuntimeEngine(bundle.pgn_onnx, f"{path}: pgn.onnx", options.threads)
+
+
+def _on_tensorrt(plan: Plan, options: EngineOptions, cuda: Cuda | None) -> TensorRtEngine:
+    kind = TensorRtRtxEngine if plan.backend == "tensorrt-rtx" else TensorRtEngine
+    return kind(plan, options.gpu, cuda)
+
+
+def _pgn_plan(bundle: Bundle, path: Path, vit: TensorRtEngine) -> Plan:
+    beside = path.with_suffix(".plan")
+    do = f"compile it: pgn-edge compile {path} --backend {vit.backend} -o {beside}"
+    if not beside.exists():
+        raise EngineError(str(path), expected=f"{beside.name} beside it, as the ViT is a plan", got="none", do=do)
+    plan = read_plan(beside)
+    pairs = {
+        "sha256 of its graph": (hashlib.sha256(bundle.pgn_onnx).hexdigest(), plan.onnx_sha256),
+        "backend": (vit.backend, plan.backend),
+    }
+    for what, (wanted, found) in pairs.items():
+        if wanted != found:
+            raise EngineError(f"{beside}: {what}", expected=wanted, got=found, do=do)
+    return plan

@@ -4,11 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from pgn_edge.errors import EngineError
+from pgn_edge.runtime.cuda import Cuda, DeviceArray
+
+Provider = Literal["cpu", "cuda", "tensorrt"]
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine is opened.
+
+    Args:
+        provider: of ONNX Runtime, for an `.onnx`; never replaced by another behind the user's back.
+        threads: on the CPU; 0 takes one for each core.
+        gpu: number of the GPU, counted from 0.
+        trusted: sha256 of plans without a sidecar that the user vouches for: a plan is code.
+    """
+
+    provider: Provider = "cpu"
+    threads: int = 0
+    gpu: int = 0
+    trusted: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -18,22 +38,26 @@ class TensorSpec:
     Args:
         shape: sizes; None where the size is free (the batch).
         dtype: numpy type.
+        most: largest batch where that is free; None for any.
     """
 
     shape: tuple[int | None, ...]
     dtype: np.dtype
+    most: int | None = None
 
     def accepts(self, array: object) -> bool:
-        """Whether `array` is one, of this type, and of this shape where it is fixed."""
+        """Whether `array` is one, on the host or on a GPU, of this type, and of this shape where it is fixed."""
         return (
-            isinstance(array, np.ndarray)
+            isinstance(array, np.ndarray | DeviceArray)
             and array.dtype == self.dtype
-            and array.ndim == len(self.shape)
+            and len(array.shape) == len(self.shape)
             and all(want in (None, have) for want, have in zip(self.shape, array.shape, strict=True))
+            and (self.most is None or array.shape[0] <= self.most)
         )
 
     def __str__(self) -> str:
-        return f"{self.dtype} ({', '.join('batch' if size is None else str(size) for size in self.shape)})"
+        batch = "batch" if self.most is None else f"batch up to {self.most}"
+        return f"{self.dtype} ({', '.join(batch if size is None else str(size) for size in self.shape)})"
 
 
 class Engine(Protocol):
@@ -93,27 +117,69 @@ class Engine(Protocol):
         """Give its memory back; calling twice does no harm."""
 
 
-def check_binding(engine: Engine, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
+@runtime_checkable
+class DeviceEngine(Engine, Protocol):
+    """An engine whose tensors lie in the memory of a GPU."""
+
+    @property
+    def cuda(self) -> Cuda:
+        """The GPU; all that the engine does is queued on its stream."""
+
+    @property
+    def capturable(self) -> bool:
+        """Whether a bound call may be recorded into a CUDA graph."""
+
+    def bind_device(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray]) -> Callable[[], None]:
+        """As `bind`, with arrays on the GPU: the output of one engine may be the input of the next.
+
+        Returns:
+            A call that queues one run and comes back at once; it raises EngineError if the engine refuses.
+
+        Raises:
+            EngineError: wrong names, types or shapes, or no memory.
+        """
+
+
+Arrays = Mapping[str, np.ndarray] | Mapping[str, DeviceArray]
+
+
+def check_binding(engine: Engine, inputs: Arrays, outputs: Arrays, kind: type = np.ndarray) -> None:
     """Refuse arrays that an engine cannot read or write in place.
+
+    Args:
+        engine: that will.
+        inputs: by name.
+        outputs: by name.
+        kind: what the arrays must be: `numpy.ndarray`, or `DeviceArray`.
 
     Raises:
         EngineError: a name, type or shape is wrong, or an array is not contiguous or not writable.
     """
-    check_feeds(engine, inputs)
+    check_feeds(engine, inputs, kind)
     if outputs.keys() != engine.outputs.keys():
         raise EngineError(
             engine.name, expected=f"outputs {sorted(engine.outputs)}", got=f"{sorted(outputs)}", do="name each once"
         )
-    for name, array in (*inputs.items(), *outputs.items()):
+    arrays: list[tuple[str, np.ndarray | DeviceArray]] = [*inputs.items(), *outputs.items()]
+    for name, array in arrays:
         spec = engine.outputs[name] if name in outputs else engine.inputs[name]
-        usable = spec.accepts(array) and array.flags.c_contiguous and (array.flags.writeable or name in inputs)
-        if not usable:
+        if not (isinstance(array, kind) and spec.accepts(array) and _in_place(array, name in outputs)):
             raise EngineError(
                 f"{engine.name}: {name}",
-                expected=f"{spec}, contiguous and writable",
-                got=f"{array.dtype} {array.shape}",
-                do="bind an array made with numpy.zeros",
+                expected=f"{kind.__name__} of {spec}, contiguous and writable",
+                got=_described(array),
+                do="bind an array of that kind, new from numpy.zeros or Cuda.empty",
             )
+
+
+def parts(spec: TensorSpec, start: int, stop: int) -> list[slice]:
+    """Frames `start` to `stop` in calls that an input accepts: a fixed batch as it is, else no more than it takes.
+
+    The last part of a fixed batch goes beyond `stop` where the frames do not fill it.
+    """
+    size = spec.shape[0] or spec.most or max(stop - start, 1)
+    last = size if spec.shape[0] else 0
+    return [slice(at, max(min(at + size, stop), at + last)) for at in range(start, stop, size)]
 
 
 def infer_all(engine: Engine, name: str, batch: np.ndarray) -> dict[str, np.ndarray]:
@@ -130,21 +196,36 @@ def infer_all(engine: Engine, name: str, batch: np.ndarray) -> dict[str, np.ndar
     Raises:
         EngineError: as `infer`.
     """
-    size = engine.inputs[name].shape[0]
-    if size in (None, len(batch)):
-        return engine.infer({name: batch})
-    parts = []
-    for start in range(0, len(batch), size):
-        part = np.zeros((size, *batch.shape[1:]), batch.dtype)
-        given = batch[start : start + size]
-        part[: len(given)] = given
-        outputs = engine.infer({name: part})
-        parts.append({key: value[: len(given)] for key, value in outputs.items()})
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    answers = []
+    for part in parts(engine.inputs[name], 0, len(batch)):
+        frames = batch[part]
+        if len(frames) < part.stop - part.start:
+            frames = np.zeros((part.stop - part.start, *batch.shape[1:]), batch.dtype)
+            frames[: len(batch[part])] = batch[part]
+        outputs = engine.infer({name: frames})
+        answers.append({key: value[: len(batch[part])] for key, value in outputs.items()})
+    if len(answers) == 1:
+        return answers[0]
+    return {key: np.concatenate([answer[key] for answer in answers]) for key in answers[0]}
 
 
-def check_feeds(engine: Engine, feeds: Mapping[str, np.ndarray]) -> None:
+def _in_place(array: np.ndarray | DeviceArray, written: bool) -> bool:
+    if not isinstance(array, np.ndarray):
+        return True  # memory on a GPU has no gaps, and is always writable
+    return array.flags.c_contiguous and (array.flags.writeable or not written)
+
+
+def _described(array: object) -> str:
+    return f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray | DeviceArray) else type(array).__name__
+
+
+def check_feeds(engine: Engine, feeds: Arrays, kind: type = np.ndarray) -> None:
     """Refuse feeds that do not fit, with both shapes in the message.
+
+    Args:
+        engine: that is fed.
+        feeds: by name.
+        kind: what they must be: `numpy.ndarray`, or `DeviceArray`.
 
     Raises:
         EngineError: a name, type or shape is wrong.
@@ -158,10 +239,10 @@ def check_feeds(engine: Engine, feeds: Mapping[str, np.ndarray]) -> None:
         )
     for name, array in feeds.items():
         spec = engine.inputs[name]
-        if not spec.accepts(array):
+        if not (isinstance(array, kind) and spec.accepts(array)):
             raise EngineError(
                 f"{engine.name}: {name}",
                 expected=str(spec),
-                got=f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__,
+                got=_described(array),
                 do="give it the shape and type that it was exported for",
             )

@@ -1,10 +1,9 @@
-"""Engines on ONNX Runtime."""
+"""ONNX Runtime on the CPU, and how its sessions are opened on any device."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pgn_edge.errors import EngineError, MissingExtraError
-from pgn_edge.runtime.engines.base import TensorSpec, check_binding, check_feeds
+from pgn_edge.runtime.engines.base import Provider, TensorSpec, check_binding, check_feeds
 
 TYPES = {
     "tensor(float)": np.float32,
@@ -23,61 +22,35 @@ TYPES = {
 }
 
 
-@dataclass(frozen=True)
-class OrtOptions:
-    """How a session is set up.
-
-    Args:
-        provider: execution provider; never replaced by another behind the user's back.
-        threads: of the intra-op pool; 0 takes one for each core.
-    """
-
-    provider: str = "CPUExecutionProvider"
-    threads: int = 0
+PROVIDERS: dict[Provider, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
 
 
 class OnnxRuntimeEngine:
-    """An ONNX graph on one execution provider.
+    """An ONNX graph on the CPU.
 
-    One thread at a time may call `infer`; the arrays that it returns belong to the caller.
+    One thread at a time may call it; the arrays that it returns belong to the caller.
 
     Args:
         model: path of an ONNX file, or its bytes.
         name: for messages.
-        options: provider and threads.
+        threads: on the CPU; 0 takes one for each core.
 
     Raises:
-        EngineError: no such file, no ONNX, or a provider that is not installed.
+        EngineError: no such file, or no ONNX.
         MissingExtraError: onnxruntime is not installed.
     """
 
-    def __init__(self, model: str | Path | bytes, name: str, options: OrtOptions | None = None) -> None:
-        options = options or OrtOptions()
-        runtime = _import_onnxruntime()
-        available = runtime.get_available_providers()
-        if options.provider not in available:
-            raise EngineError(
-                name,
-                expected=f"ONNX Runtime with {options.provider}",
-                got=f"only {', '.join(available)}",
-                do="install the onnxruntime package that has it, or choose another provider",
-            )
-        settings = runtime.SessionOptions()
-        settings.log_severity_level = 3
-        settings.intra_op_num_threads = options.threads
-        # Threads spin within a run and stop with it: by default they would go on for milliseconds, and keep a core from
-        # the stage that comes next.
-        settings.add_session_config_entry("session.force_spinning_stop", "1")
-        source = model if isinstance(model, bytes) else str(model)
-        try:
-            self._session: Any = runtime.InferenceSession(source, settings, providers=[options.provider])
-        except Exception as exc:
-            # ONNX Runtime's exceptions share no base class but this one.
-            raise EngineError(
-                name, expected="an ONNX graph that ONNX Runtime loads", got=_reason(exc), do="export it again"
-            ) from exc
+    def __init__(self, model: str | Path | bytes, name: str, threads: int = 0) -> None:
+        self._session: Any = open_session(model, name, [("cpu", {})], threads)
+        self._describe(name, "cpu")
+
+    def _describe(self, name: str, provider: Provider) -> None:
         self.name = name
-        self.device = f"onnxruntime {runtime.__version__} {options.provider}"
+        self.device = f"onnxruntime {import_onnxruntime().__version__} {PROVIDERS[provider]}"
         self.inputs = {value.name: _spec(value, name) for value in self._session.get_inputs()}
         self.outputs = {value.name: _spec(value, name) for value in self._session.get_outputs()}
         self.metadata: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
@@ -126,7 +99,80 @@ class OnnxRuntimeEngine:
         self._session = None
 
 
-def _import_onnxruntime() -> ModuleType:
+def open_session(
+    model: str | Path | bytes, name: str, providers: Sequence[tuple[Provider, Mapping[str, str]]], threads: int
+) -> Any:
+    """A session on the first of some execution providers, or an error: never on another one.
+
+    Args:
+        model: path of an ONNX file, or its bytes.
+        name: for messages.
+        providers: with their options; those after the first take what it cannot run.
+        threads: on the CPU; 0 takes one for each core.
+
+    Raises:
+        EngineError: no such file, no ONNX, or a provider that is not there or does not start.
+        MissingExtraError: onnxruntime is not installed.
+    """
+    runtime = require_provider(providers[0][0], name)
+    wanted = PROVIDERS[providers[0][0]]
+    settings = runtime.SessionOptions()
+    settings.log_severity_level = 3
+    settings.intra_op_num_threads = threads
+    # Threads spin within a run and stop with it: by default they would go on for milliseconds, and keep a core from
+    # the stage that comes next.
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        session = runtime.InferenceSession(
+            source, settings, providers=[(PROVIDERS[each], dict(options)) for each, options in providers]
+        )
+    except Exception as exc:
+        # ONNX Runtime's exceptions share no base class but this one.
+        raise EngineError(
+            name, expected="an ONNX graph that ONNX Runtime loads", got=_reason(exc), do="export it again"
+        ) from exc
+    # A provider whose libraries or driver are missing is left out with no more than a line in the log.
+    # Source: github.com/microsoft/onnxruntime, issues 17801 and 23372.
+    if session.get_providers()[0] != wanted:
+        raise EngineError(
+            name,
+            expected=f"a session on {wanted}",
+            got=f"one on {session.get_providers()[0]}: the provider did not start",
+            do="install its libraries and the driver, see: pgn-edge doctor; or choose another provider",
+        )
+    return session
+
+
+def require_provider(provider: Provider, name: str) -> ModuleType:
+    """The module, where it has a provider.
+
+    Args:
+        provider: wanted.
+        name: of the engine, for the message.
+
+    Raises:
+        EngineError: the module has no such provider.
+        MissingExtraError: onnxruntime is not installed.
+    """
+    runtime = import_onnxruntime()
+    available = runtime.get_available_providers()
+    if PROVIDERS[provider] not in available:
+        raise EngineError(
+            name,
+            expected=f"ONNX Runtime with {PROVIDERS[provider]}",
+            got=f"only {', '.join(available)}",
+            do="pip uninstall onnxruntime, then pip install 'pgn-edge[gpu]'; or choose another provider",
+        )
+    return runtime
+
+
+def import_onnxruntime() -> ModuleType:
+    """The module.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
     try:
         import onnxruntime
     except ImportError as exc:

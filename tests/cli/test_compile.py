@@ -80,7 +80,7 @@ def test_a_plan_is_checked_against_this_machine_before_it_is_opened(
     for answer, says in (
         ("No devices were found", "no NVIDIA GPU or driver found"),
         ("8.9", f"compile {tiny_pair.vit.name} --backend tensorrt-rtx --target sm_89 --max-batch 8 -o {plan}"),
-        ("8.6", "verified; this version compiles and verifies plans but runs ONNX"),
+        ("8.6", "CUDA: expected an NVIDIA driver"),
     ):
         monkeypatch.setattr(gpu, "NVIDIA_SMI", ("echo", answer))
         assert says in refusal(*predict)

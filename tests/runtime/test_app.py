@@ -39,7 +39,7 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def runtime(tiny_pair) -> Iterator[Runtime]:
-    with Runtime(tiny_pair.vit, {"a": tiny_pair.task, "b": tiny_pair.task}, threads=1) as opened:
+    with Runtime(tiny_pair.vit, {"a": tiny_pair.task, "b": tiny_pair.task}, threads=1, canvases=True) as opened:
         yield opened
 
 
@@ -113,7 +113,10 @@ def test_engine_that_fails_in_the_middle_discards_every_sink(tiny_pair, images: 
     fail_at = frozenset({vit.calls + 2})
     failing = FakeEngine(real.inputs, real.outputs, real.infer, metadata=real.metadata, fail_at=fail_at)
     source = open_source(str(images))
-    with Runtime(failing, {"a": tiny_pair.task}) as runtime, pytest.raises(EngineError, match="failure on cue"):
+    with (
+        Runtime(failing, {"a": tiny_pair.task}, canvases=True) as runtime,
+        pytest.raises(EngineError, match="failure on cue"),
+    ):
         run_app(runtime, source, sinks_in(out, runtime))
     assert list(out.iterdir()) == []
 

@@ -147,7 +147,9 @@ def test_every_number_comes_back_from_json(report: BenchReport, comparison: Comp
     assert document["rivals"][0]["ratio"] == pytest.approx(2.0)
     assert document["costs"]["task_load_ms"] == [20.0, 30.0, 25.0]
     assert document["inside_the_timer"]
-    assert BenchOptions(**{**document["options"], "frame_hw": tuple(document["options"]["frame_hw"])}) == report.options
+    options = document["options"]
+    tuples = {name: tuple(options[name]) for name in ("frame_hw", "trusted")}
+    assert BenchOptions(**{**options, **tuples}) == report.options
 
 
 def test_every_sample_comes_back_from_csv(report: BenchReport):

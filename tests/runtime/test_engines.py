@@ -15,7 +15,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from pgn_edge.errors import EngineError, PgnEdgeError
-from pgn_edge.runtime.engines import Engine, FakeEngine, OnnxRuntimeEngine, OrtOptions, TensorSpec, open_engine
+from pgn_edge.runtime.engines import Engine, EngineOptions, FakeEngine, OnnxRuntimeEngine, TensorSpec, open_engine
+from pgn_edge.runtime.engines.onnx_runtime import open_session
 
 MISSING_PROVIDER = "CUDAExecutionProvider"
 
@@ -177,23 +178,28 @@ def test_a_file_and_its_bytes_are_the_same(tmp_path: Path):
     np.testing.assert_array_equal(by_path.infer(feeds())["z"], by_bytes.infer(feeds())["z"])
 
 
-@pytest.mark.parametrize(
-    "options",
-    [OrtOptions(threads=1), OrtOptions(threads=2)],
-    ids=["one thread", "two threads"],
-)
-def test_options_do_not_change_the_answer(options: OrtOptions):
+@pytest.mark.parametrize("threads", [1, 2], ids=["one thread", "two threads"])
+def test_threads_do_not_change_the_answer(threads: int):
     np.testing.assert_array_equal(
-        OnnxRuntimeEngine(toy(), "toy", options).infer(feeds())["z"], feeds()["x"] * feeds()["y"]
+        OnnxRuntimeEngine(toy(), "toy", threads).infer(feeds())["z"], feeds()["x"] * feeds()["y"]
     )
 
 
 @pytest.mark.skipif(
     MISSING_PROVIDER in onnxruntime.get_available_providers(), reason="needs an onnxruntime without CUDA"
 )
-def test_a_provider_that_is_missing_is_not_replaced():
+def test_a_provider_that_is_missing_is_not_replaced(tmp_path: Path):
+    (tmp_path / "toy.onnx").write_bytes(toy())
     with pytest.raises(EngineError, match=f"with {MISSING_PROVIDER}, got only .*CPUExecutionProvider"):
-        OnnxRuntimeEngine(toy(), "toy.onnx", OrtOptions(provider=MISSING_PROVIDER))
+        open_engine(tmp_path / "toy.onnx", EngineOptions(provider="cuda"))
+
+
+def test_a_provider_that_does_not_start_is_not_replaced(monkeypatch: pytest.MonkeyPatch):
+    # As onnxruntime-gpu has it on a machine without a driver: the session comes up on the CPU.
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [MISSING_PROVIDER, "CPUExecutionProvider"])
+    says = f"a session on {MISSING_PROVIDER}, got one on CPUExecutionProvider"
+    with pytest.warns(UserWarning, match="not in available"), pytest.raises(EngineError, match=says):
+        open_session(toy(), "toy.onnx", [("cuda", {})], 1)
 
 
 @pytest.mark.parametrize(

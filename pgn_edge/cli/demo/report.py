@@ -98,7 +98,7 @@ def demo_html(
 
 def canvas_strip(samples: Sequence[Sample]) -> bytes:
     """Canvases side by side, enlarged three times, as PNG."""
-    pictures = [canvas_picture(sample.result.canvas, sample.facts) for sample in samples]
+    pictures = [canvas_picture(sample.result.kept_canvas(), sample.facts) for sample in samples]
     gap = np.full((pictures[0].shape[0], 4, 3), 255, np.uint8)
     row = np.concatenate([part for one in pictures for part in (one, gap)][:-1], axis=1)
     large = cv2.resize(row, None, fx=3, fy=3, interpolation=cv2.INTER_NEAREST)

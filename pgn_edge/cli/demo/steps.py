@@ -148,7 +148,7 @@ def _run_on_clip(folder: Path, split: Split) -> None:
                 writer.write(large[..., ::-1])
         writer.release()
     with (
-        Runtime(folder / "vit.onnx", {"digits": folder / "task.pgn"}) as runtime,
+        Runtime(folder / "vit.onnx", {"digits": folder / "task.pgn"}, canvases=True) as runtime,
         open_source(str(folder / "clip.mp4")) as source,
     ):
         video = VideoSink(folder / "annotated.mp4", runtime.facts, source.fps)
@@ -168,7 +168,7 @@ def _test(folder: Path, trained: Trained) -> tuple[dict[str, np.ndarray], list[S
         "pgn_torch": predict(model, data.test, preprocess),
     }
     for name, task in (("pgn_fp32", "task-fp32.pgn"), ("pgn_fp16", "task.pgn")):
-        with Runtime(folder / "vit.onnx", {"digits": folder / task}) as runtime:
+        with Runtime(folder / "vit.onnx", {"digits": folder / task}, canvases=True) as runtime:
             results = [runtime.infer("digits", image[..., ::-1]) for image in data.test.images]
             facts = runtime.facts
         answers[name] = np.array([data.labels.index(result.label) for result in results])
