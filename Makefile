@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint unit format benchmarks clean
+.PHONY: setup demo test test-gpu lint unit format benchmarks benchmarks-gpu performance clean
 
 setup: $(READY)
 
@@ -34,12 +34,30 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# On an otherwise idle machine; results land in benchmarks/results.
+# What touches engines and drivers; `doctor` says first what it will find.
+test-gpu: $(READY)
+	$(BIN)/pgn-edge doctor
+	$(BIN)/python -m pytest tests/runtime tests/export/test_compile.py tests/core/test_gpu.py
+
+# On an otherwise idle machine; results land in benchmarks/results. A missed target does not keep the others from being
+# measured: the page says which.
 benchmarks: $(READY)
-	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/chain.py
-	$(BIN)/python benchmarks/export_speed.py
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[bench]'
+	-$(BIN)/python benchmarks/startup.py
+	-$(BIN)/python benchmarks/chain.py
+	-$(BIN)/python benchmarks/cpu.py
+	-$(BIN)/python benchmarks/export_speed.py
 	$(BIN)/python benchmarks/export_table.py
+	$(BIN)/python benchmarks/performance.py
+
+# The same on a machine with an NVIDIA GPU, and TensorRT, TensorRT-RTX or onnxruntime-gpu.
+benchmarks-gpu: $(READY)
+	$(BIN)/python benchmarks/gpu/roofline.py
+	-$(BIN)/python benchmarks/gpu/chain.py
+	$(BIN)/python benchmarks/performance.py
+
+performance: $(READY)
+	$(BIN)/python benchmarks/performance.py
 
 clean:
 	rm -rf $(VENV) build dist runs *.egg-info

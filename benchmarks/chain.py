@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,10 @@ from common import (
     CLIP,
     HEADER,
     PROMPTS,
+    Rounds,
+    Series,
     environment_table,
+    interleave,
     markdown_table,
     parser,
     random_clip_task,
@@ -41,8 +43,6 @@ TARGET = 1.08
 GOLDEN = 8
 FRAMES_HW = {"chain 224 x 224": (224, 224), "chain 640 x 480": (480, 640)}
 BARE = "bare session"
-
-Series = dict[str, list[float]]
 
 
 @dataclass(frozen=True)
@@ -69,44 +69,33 @@ def measure(engine: Path, task: Path, options: Options) -> tuple[Series, Series]
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = options.threads
     session = onnxruntime.InferenceSession(str(engine), settings, providers=["CPUExecutionProvider"])
+    frames = _frames(options.seed)
+    with Runtime(engine, {"chain": task}, threads=options.threads, canvases=True) as runtime:
+        canvases = {name: runtime.infer("chain", frame).kept_canvas()[None] for name, frame in frames.items()}
     with Runtime(engine, {"chain": task}, threads=options.threads) as runtime:
-        calls, canvas = _calls(runtime, session, options.seed)
+        canvas = next(iter(canvases.values()))
+        calls: dict[str, Callable[[], Any]] = {BARE: lambda: session.run(["embedding"], {"canvas": canvas})}
+        calls |= {name: partial(runtime.infer, "chain", frame) for name, frame in frames.items()}
         samples: Series = {name: [] for name in calls}
         stages: Series = {}
-        rng = np.random.default_rng(options.seed)
-        rounds = options.warmup + options.samples
-        for index in range(rounds):
-            for name in rng.permutation(list(calls)):
-                calls[name]()
-                start = perf_counter()
-                answer = calls[name]()
-                elapsed = (perf_counter() - start) * 1e3
-                if index >= options.warmup:
-                    samples[name].append(elapsed)
-                    for stage, value in getattr(answer, "timings_ms", {}).items():
-                        stages.setdefault(f"{name}: {stage}", []).append(value)
-            # Plain lines: the thread behind a live bar would take time from what is measured.
-            if (index + 1) % max(rounds // 10, 1) == 0:
-                print(f"{index + 1} of {rounds} rounds", file=sys.stderr)
-        _check(calls, session, canvas)
+        for name, elapsed_ms, answer in interleave(calls, Rounds(options.samples, options.warmup, options.seed)):
+            samples[name].append(elapsed_ms)
+            for stage, value in getattr(answer, "timings_ms", {}).items():
+                stages.setdefault(f"{name}: {stage}", []).append(value)
+        _check(calls, session, canvases)
     return samples, stages
 
 
-def _calls(runtime: Runtime, session: Any, seed: int) -> tuple[dict[str, Callable[[], Any]], np.ndarray]:
+def _frames(seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
-    frames = {name: rng.integers(0, 256, (*size, 3), dtype=np.uint8) for name, size in FRAMES_HW.items()}
-    canvas = runtime.infer("chain", next(iter(frames.values()))).canvas[None]
-    calls: dict[str, Callable[[], Any]] = {BARE: lambda: session.run(["embedding"], {"canvas": canvas})}
-    for name, frame in frames.items():
-        calls[name] = partial(runtime.infer, "chain", frame)
-    return calls, canvas
+    return {name: rng.integers(0, 256, (*size_hw, 3), dtype=np.uint8) for name, size_hw in FRAMES_HW.items()}
 
 
-def _check(calls: Mapping[str, Callable[[], Any]], session: Any, canvas: np.ndarray) -> None:
-    """The chain must give what the bare session gives on the same canvas, at the end as at the start."""
-    for name in FRAMES_HW:
+def _check(calls: Mapping[str, Callable[[], Any]], session: Any, canvases: Mapping[str, np.ndarray]) -> None:
+    """The chain must give, at the end as at the start, what the bare session gives on the canvas that it made then."""
+    for name, canvas in canvases.items():
         result = calls[name]()
-        (bare,) = session.run(["embedding"], {"canvas": result.canvas[None]})
+        (bare,) = session.run(["embedding"], {"canvas": canvas})
         if not np.isfinite(bare).all() or not np.array_equal(bare[0], result.embedding):
             raise EngineError(
                 name,
@@ -114,8 +103,6 @@ def _check(calls: Mapping[str, Callable[[], Any]], session: Any, canvas: np.ndar
                 got=f"a difference of {np.abs(bare[0] - result.embedding).max():.3g}",
                 do="a latency of wrong answers means nothing: look for the fault first",
             )
-    if not np.array_equal(calls[next(iter(FRAMES_HW))]().canvas[None], canvas):
-        raise EngineError("chain", expected="the same canvas at every call", got="another one", do="find the fault")
 
 
 def _ratios(samples: Series) -> dict[str, float]:

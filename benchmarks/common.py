@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,81 @@ PROMPTS, LIBRARY, CLASSES = 16, 256, 100
 
 RESULTS = Path(__file__).parent / "results"
 HEADER = ("", "p50", "p95", "p99", "mean", "min", "samples")
+
+
+Series = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """How often, and in which order.
+
+    Args:
+        samples: timed calls of each.
+        warmup: rounds before them.
+        seed: of the order.
+    """
+
+    samples: int
+    warmup: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure that was measured, and the limit that it is held against.
+
+    Args:
+        name: what was measured.
+        value: as measured.
+        limit: least or largest value that is right.
+        at_least: whether `limit` is the least.
+        unit: behind both figures; empty for a bare number.
+    """
+
+    name: str
+    value: float
+    limit: float
+    at_least: bool
+    unit: str
+
+    @property
+    def met(self) -> bool:
+        """Whether the limit is kept; NaN keeps none."""
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with the verdict in it."""
+        return {**asdict(self), "met": self.met}
+
+
+def interleave(calls: Mapping[str, Callable[[], Any]], rounds: Rounds) -> Iterator[tuple[str, float, Any]]:
+    """Time calls in turns, in a new random order each round, each after an untimed call of its own kind.
+
+    Threads of a session or of torch go on spinning for milliseconds after a call, and caches hold what the last one
+    read: the untimed call sees to it that those are the call's own.
+
+    Args:
+        calls: by name.
+        rounds: how often.
+
+    Yields:
+        Name, milliseconds and answer of each timed call after the warm-up.
+    """
+    rng = np.random.default_rng(rounds.seed)
+    total = rounds.warmup + rounds.samples
+    for index in range(total):
+        for name in rng.permutation(list(calls)):
+            call = calls[name]
+            call()
+            start = perf_counter()
+            answer = call()
+            elapsed_ms = (perf_counter() - start) * 1e3
+            if index >= rounds.warmup:
+                yield str(name), elapsed_ms, answer
+        # Plain lines: the thread behind a live bar would take time from what is measured.
+        if (index + 1) % max(total // 10, 1) == 0:
+            print(f"{index + 1} of {total} rounds", file=sys.stderr)
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -80,6 +158,24 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table; the first column reads from the left."""
     rule = ["---", *["---:"] * (len(header) - 1)]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, rule, *rows))
+
+
+def targets_table(targets: Sequence[Mapping[str, Any]]) -> str:
+    """Each target with its measured value and its verdict.
+
+    Args:
+        targets: as `Target.to_json` gives them.
+    """
+    rows = [
+        (
+            target["name"],
+            f"{target['value']:.{4 if target['unit'] else 6}g} {target['unit']}".rstrip(),
+            f"{'at least' if target['at_least'] else 'at most'} {target['limit']:g} {target['unit']}".rstrip(),
+            "met" if target["met"] else "**MISSED**",
+        )
+        for target in targets
+    ]
+    return markdown_table(("target", "measured", "limit", "verdict"), rows)
 
 
 def environment_table(environment: Mapping[str, Any]) -> str:
