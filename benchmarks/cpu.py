@@ -38,9 +38,22 @@ from calls import (
 from ceilings import COPY_BYTES, call_of, copier, products_of, square_products, whole_call
 from children import first_results, resident_after_tasks
 from common import Rounds, Series, interleave, parser, write_results
-from cpu_report import BARE, BATCH, CHAIN, CHAIN_INT8, COPY, EAGER, FROM_CAMERA, OPENVINO_INT8, markdown, targets_of
+from cpu_report import (
+    BARE,
+    BATCH,
+    CHAIN,
+    CHAIN_INT8,
+    COPY,
+    EAGER,
+    FROM_CAMERA,
+    OPENVINO_INT8,
+    SETTINGS,
+    markdown,
+    targets_of,
+)
 from peers import Files, export_plain, load_paper_model
 from runtimes import bare_session
+from stream import FRAMES, stream_calls
 
 from pgn_edge.agreement import Agreement, compare
 from pgn_edge.contract import Precision
@@ -60,6 +73,7 @@ class Options:
         samples: timed calls of each, batch 1 and in the roofline.
         warmup: rounds before them.
         batches: timed batches of 8.
+        streams: timed streams of frames under each setting.
         starts: processes started.
         tasks: further tasks in one process.
         pictures: on which answers are compared.
@@ -70,6 +84,7 @@ class Options:
     samples: int
     warmup: int
     batches: int
+    streams: int
     starts: int
     tasks: int
     pictures: int
@@ -157,6 +172,19 @@ def measure_offline(files: Files, options: Options) -> dict[str, Any]:
     return {"samples_ms": samples}
 
 
+def measure_stream(files: Files, options: Options) -> dict[str, Any]:
+    """Milliseconds of some frames in a row, under settings of the sessions and with two frames in flight."""
+    checkpoint = load_checkpoint(files.checkpoint)
+    frame_bgr = Frames(pictures(1, CAMERA_HW, options.seed)[0]).bgr
+    with stream_calls(files, checkpoint.preprocess, frame_bgr, options.threads) as calls:
+        reference = calls[SETTINGS[0]]()[None]
+        samples: Series = {name: [] for name in calls}
+        for name, elapsed_ms, answer in interleave(calls, options.rounds(options.streams)):
+            samples[name].append(elapsed_ms)
+            _require(name, "the answer of the first", compare(reference, answer[None], checkpoint.head))
+    return {"samples_ms": samples, "frames": FRAMES}
+
+
 def measure_ceilings(files: Files, options: Options) -> dict[str, Any]:
     """Milliseconds of the graphs, of each of their products alone, of large square ones, and of copying."""
     image = pictures(1, IMAGE_HW, options.seed)
@@ -210,6 +238,7 @@ PARTS: dict[str, Callable[[Files, Options], dict[str, Any]]] = {
     "latency": measure_latency,
     "accuracy": measure_accuracy,
     "offline": measure_offline,
+    "stream": measure_stream,
     "memory": measure_memory,
     "first": measure_first,
     "roofline": measure_ceilings,
@@ -228,6 +257,7 @@ def main() -> int:
     arguments.add_argument("--samples", type=int, default=200, help="timed calls of each; default: %(default)s")
     arguments.add_argument("--warmup", type=int, default=10, help="rounds before them; default: %(default)s")
     arguments.add_argument("--batches", type=int, default=100, help="timed batches of 8; default: %(default)s")
+    arguments.add_argument("--streams", type=int, default=25, help="timed streams of 8 frames; default: %(default)s")
     arguments.add_argument("--starts", type=int, default=10, help="processes started; default: %(default)s")
     arguments.add_argument("--tasks", type=int, default=20, help="further tasks; default: %(default)s")
     arguments.add_argument("--pictures", type=int, default=64, help="compared in `accuracy`; default: %(default)s")

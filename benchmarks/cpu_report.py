@@ -22,10 +22,23 @@ CHAIN = "Runtime.infer"
 CHAIN_INT8 = "Runtime.infer, int8 ViT"
 FROM_CAMERA = ", from 640 x 480"
 COPY = "copy"
+SETTINGS = (
+    "threads spin within a run, as in the Runtime",
+    "threads spin on between runs, as by default",
+    "threads never spin",
+    "one thread",
+    "PGN of the next frame beside the ViT, on one thread",
+    "the same one after the other",
+)
 
 BATCH = 8
 OVERHEAD, OVER_EAGER, OVER_EAGER_INT8 = 1.03, 2.0, 6.0
 COSINE, OFFLINE_SHARE, TASK_MB, FIRST_S = 0.999, 0.97, 12.0, 1.5
+
+STREAM = (
+    "Frames of 640 x 480 one after the other through preprocessing, PGN and float32 ViT, on ONNX Runtime alone. What "
+    "does not gain here is not in the Runtime.\n"
+)
 
 # What each series multiplies: graphs of the roofline. Torch computes what the plain export has in it.
 WORK = {
@@ -93,6 +106,7 @@ def sections(document: Document) -> list[str]:
         "latency": lambda: ["## Latency, batch 1\n", latency_table(document["latency"]), *_skipped(document)],
         "accuracy": lambda: ["## Answers against torch eager\n", _agreement_table(document["accuracy"])],
         "offline": lambda: [f"## Batch {BATCH}\n", _offline_table(document["offline"])],
+        "stream": lambda: ["## A stream of frames\n", STREAM, _stream_table(document["stream"])],
         "memory": lambda: ["## Memory\n", _memory_line(document)],
         "first": lambda: ["## First result of a new process\n", _first_table(document["first"])],
         "roofline": lambda: ["## What the machine can reach\n", *_roofline(document)],
@@ -136,6 +150,17 @@ def _offline_table(offline: Document) -> str:
         p50 = float(np.median(series))
         rows.append((name.replace("infer", "infer_batch"), f"{p50:.1f}", f"{BATCH * 1e3 / p50:.1f}", str(len(series))))
     return markdown_table((f"batch of {BATCH}", "p50, ms", "frames/s", "samples"), rows)
+
+
+def _stream_table(stream: Document) -> str:
+    samples, frames = stream["samples_ms"], stream["frames"]
+    ours = float(np.median(samples[SETTINGS[0]]))
+    rows = []
+    for name in SETTINGS:
+        stats = Stats.of([value / frames for value in samples[name]])
+        interval = "-" if stats.low is None or stats.high is None else f"{stats.low:.1f} to {stats.high:.1f}"
+        rows.append((name, f"{stats.p50:.1f}", interval, f"{stats.p50 * frames / ours:.3f}", str(stats.count)))
+    return markdown_table(("ms a frame", "p50", "95 % interval of it", "x the first", "samples"), rows)
 
 
 def _task_mb(document: Document) -> float:

@@ -8,7 +8,8 @@ from pgn_edge.agreement import compare, limits
 from pgn_edge.bundle import Bundle
 from pgn_edge.contract import EngineFacts, Precision
 from pgn_edge.errors import EngineError, PairingError
-from pgn_edge.runtime.engines.base import Engine, TensorSpec, infer_all
+from pgn_edge.runtime.chain import Chain
+from pgn_edge.runtime.engines.base import Engine, TensorSpec
 
 # Largest error of the prompt rows as a share of their largest value: rounding of each format through the small CNN.
 PROMPT_TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 5e-2, "bf16": 2e-1}
@@ -63,15 +64,20 @@ def check_tensors(engine: Engine, facts: EngineFacts) -> None:
             )
 
 
-def check_golden(bundle: Bundle, vit: Engine, vit_facts: EngineFacts, pgn: Engine) -> None:
-    """Run the golden pair on this device.
+def check_golden(bundle: Bundle, vit_facts: EngineFacts, chain: Chain) -> None:
+    """Run the golden pair on this device, the way that frames will go.
+
+    Args:
+        bundle: with the golden pair.
+        vit_facts: of the ViT engine.
+        chain: of one frame of this task.
 
     Raises:
         PairingError: canvas, embedding or class differ from what export stored.
         EngineError: an engine failed.
     """
     golden, facts = bundle.golden, bundle.facts
-    canvas = np.concatenate([pgn.infer({"image": image[None]})["canvas"] for image in golden.images])
+    canvas, embedding = _answers(chain, golden.images)
     top = facts.geometry.content_hw[0]
     image_error = _largest(canvas[:, :, :top] - facts.preprocess.normalise(golden.images))
     if not image_error <= IMAGE_TOLERANCE:
@@ -81,7 +87,6 @@ def check_golden(bundle: Bundle, vit: Engine, vit_facts: EngineFacts, pgn: Engin
     limit = PROMPT_TOLERANCE[facts.precision]
     if not prompt_error <= limit:
         raise _mismatch(bundle, "prompt rows of the canvas", f"relative error at most {limit:g}", prompt_error)
-    embedding = np.concatenate([infer_all(vit, "canvas", one[None])[vit_facts.output] for one in canvas])
     agreement = compare(golden.embedding, embedding, bundle.head)
     # Every precision below float32 is held to the same limits.
     precision: Precision = "fp32" if (facts.precision, vit_facts.precision) == ("fp32", "fp32") else "fp16"
@@ -89,6 +94,17 @@ def check_golden(bundle: Bundle, vit: Engine, vit_facts: EngineFacts, pgn: Engin
         raise _mismatch(bundle, "embedding", limits(precision), agreement)
     if bundle.head.logits(embedding).argmax(axis=1).tolist() != golden.top1.tolist():
         raise _mismatch(bundle, "class", "the stored top-1 on every golden frame", agreement)
+
+
+def _answers(chain: Chain, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Canvas and embedding of each image."""
+    canvases, embeddings = [], []
+    for image in images:
+        chain.images[0] = image
+        chain.run()
+        canvases.append(chain.canvases()[0])
+        embeddings.append(chain.embeddings[0].copy())
+    return np.stack(canvases), np.stack(embeddings)
 
 
 def _largest(array: np.ndarray) -> float:

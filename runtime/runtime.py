@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -21,7 +22,7 @@ from pgn_edge.runtime.engines.base import Provider, infer_all
 from pgn_edge.runtime.pairing import check_facts, check_golden, check_tensors
 from pgn_edge.runtime.result import Result
 
-MOST_CHAINS = 8  # kept bound; each holds a canvas for every frame of its batch
+MOST_CHAINS = 8  # of batches, kept bound; each holds a canvas for every frame
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +33,18 @@ class Task:
         facts: of the PGN engine, and of the ViT that it was made for.
         head: the classifier on embeddings; its labels are the task's.
         pgn: the PGN engine; the Runtime closes it.
+        chain: for frames that come one by one; likewise.
     """
 
     facts: EngineFacts
     head: Head
     pgn: Engine
+    chain: Chain
+
+    def close(self) -> None:
+        """Give its memory back."""
+        self.chain.close()
+        self.pgn.close()
 
 
 class Runtime:
@@ -101,14 +109,15 @@ class Runtime:
             raise PairingError(f"task {name}", expected="a new name", got="one that is taken", do="choose another name")
         bundle = read_bundle(path)
         check_facts(self.facts, bundle.facts, name)
-        pgn = open_pgn(bundle, path, self._vit, self._options)
-        try:
+        with ExitStack() as opened:
+            pgn = open_pgn(bundle, path, self._vit, self._options)
+            opened.callback(pgn.close)
             check_tensors(pgn, bundle.facts)
-            check_golden(bundle, self._vit, self.facts, pgn)
-        except BaseException:
-            pgn.close()
-            raise
-        self._tasks[name] = Task(bundle.facts, bundle.head, pgn)
+            chain = link(self._vit, [pgn], self._width)
+            opened.callback(chain.close)
+            check_golden(bundle, self.facts, chain)
+            opened.pop_all()
+        self._tasks[name] = Task(bundle.facts, bundle.head, pgn, chain)
 
     @property
     def tasks(self) -> dict[str, Task]:
@@ -123,7 +132,8 @@ class Runtime:
     @property
     def notes(self) -> tuple[str, ...]:
         """Why frames may be answered slower than they could be; empty where they are not."""
-        return tuple(dict.fromkeys(chain.note for chain in self._chains.values() if chain.note))
+        chains = [*(task.chain for task in self._tasks.values()), *self._chains.values()]
+        return tuple(dict.fromkeys(chain.note for chain in chains if chain.note))
 
     def infer(self, task: str, frame_bgr: np.ndarray) -> Result:
         """Answer one frame.
@@ -185,7 +195,7 @@ class Runtime:
             chain.close()
         self._chains.clear()
         for task in self._tasks.values():
-            task.pgn.close()
+            task.close()
         self._tasks.clear()
         self._vit.close()
 
@@ -205,14 +215,17 @@ class Runtime:
 
     def _chain(self, names: tuple[str, ...], tasks: Sequence[Task]) -> Chain:
         """The chain of a combination of tasks; the one that was not asked for longest makes room for a new one."""
+        if len(tasks) == 1:
+            return tasks[0].chain
         chain = self._chains.pop(names, None)
         if chain is None:
             while len(self._chains) >= MOST_CHAINS:
                 self._chains.pop(next(iter(self._chains))).close()
-            chain = link(self._vit, [task.pgn for task in tasks], self._width())
+            chain = link(self._vit, [task.pgn for task in tasks], self._width)
         self._chains[names] = chain
         return chain
 
+    @cached_property
     def _width(self) -> int:
         """D, of the embedding."""
         width = self._vit.outputs[self.facts.output].shape[1]

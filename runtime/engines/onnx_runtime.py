@@ -132,6 +132,8 @@ def open_session(
         raise EngineError(
             name, expected="an ONNX graph that ONNX Runtime loads", got=_reason(exc), do="export it again"
         ) from exc
+    # Kept by the module to start again on other providers, which must not happen; it is the size of the graph.
+    session._model_bytes = b""
     # A provider whose libraries or driver are missing is left out with no more than a line in the log.
     # Source: github.com/microsoft/onnxruntime, issues 17801 and 23372.
     if session.get_providers()[0] != wanted:
