@@ -103,6 +103,7 @@ def measured(report: ModuleType, chain: float) -> dict[str, Any]:
         "latency": latency(**samples),
         "accuracy": {report.CHAIN: answer, report.CHAIN_INT8: answer},
         "offline": {"samples_ms": {report.BARE: [97.0], report.CHAIN: [100.0]}},
+        "stream": {"samples_ms": {name: [80.0 + n] for n, name in enumerate(report.SETTINGS)}, "frames": 8},
         "memory": {"resident_bytes": [100_000_000, 105_000_000, 120_000_000]},
         "first": {"samples_s": {"Runtime": starts, "bare ONNX Runtime": starts}},
         "roofline": {
@@ -151,6 +152,13 @@ def test_a_part_that_was_not_measured_is_named(load: Any):
     del document["memory"], document["accuracy"]
     assert "Not measured in this run: accuracy, memory." in report.sections(document)[0]
     assert len(report.targets_of(document)) == 6
+
+
+def test_a_stream_is_told_by_the_frame_and_against_the_first(load: Any):
+    report = load("cpu_report")
+    document = measured(report, 10.0)
+    rows = [line for text in report.sections(document) for line in text.splitlines() if "one thread |" in line]
+    assert [cell.strip() for cell in rows[0].split("|")[1:-1]] == ["one thread", "10.4", "-", "1.038", "1"]
 
 
 def test_a_target_that_is_no_number_is_missed(load: Any):

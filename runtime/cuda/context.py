@@ -25,9 +25,8 @@ class Context:
     def __init__(self, device: int, library: str | None) -> None:
         self.closed = self.capturing = False
         self.stream = 0
-        self._held: dict[
-            tuple[str, int], object
-        ] = {}  # calls that give all back, last first; what else they keep alive
+        # Calls that give everything back, last first; and what each keeps alive until then.
+        self._held: dict[tuple[str, int], object] = {}
         self.driver = Driver(library)
         version = self.driver.new("cuDriverGetVersion")
         self.driver_version = (version // 1000, version % 1000 // 10)

@@ -6,7 +6,9 @@ Source: ONNX Runtime's documentation of the two providers and of `OrtRunOptions`
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -45,7 +47,9 @@ class OrtGpuEngine(OnnxRuntimeEngine):
     def __init__(self, model: Model, name: str, options: EngineOptions, cuda: Cuda | None = None) -> None:
         runtime = require_provider(options.provider, name)
         if hasattr(runtime, "preload_dlls"):
-            runtime.preload_dlls()  # CUDA and cuDNN from pip's packages, if they are there
+            # CUDA and cuDNN from pip's packages, if they are there; what it prints belongs to no --json.
+            with redirect_stdout(sys.stderr):
+                runtime.preload_dlls()
         self.provider: Provider = options.provider
         self._owned = cuda is None
         self.cuda = cuda or Cuda(options.gpu)
