@@ -48,20 +48,17 @@ print(json.dumps(marks), flush=True)
 }
 STEPS = ("import", "open ViT", "add task", "first infer")
 
-# Memory that was freed already goes back to the system first: a further task could hide in it.
 MEMORY = """
-import ctypes, json, sys
+import json, sys
 import numpy as np
 from pgn_edge.runtime import Runtime
 from pgn_edge.runtime.bench_costs import resident_bytes
 frame = np.full((480, 640, 3), 127, np.uint8)
 runtime = Runtime(sys.argv[1], threads=int(sys.argv[3]))
-trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)
 resident = []
 for index in range(int(sys.argv[4]) + 1):
     runtime.add(str(index), sys.argv[2])
     runtime.infer(str(index), frame)
-    trim(0)
     resident.append(resident_bytes())
 print(json.dumps(resident))
 """

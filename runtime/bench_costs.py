@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -83,9 +85,13 @@ def measure_costs(vit: Path, task: Path, options: EngineOptions) -> Costs:
 def resident_bytes(status: Path = Path("/proc/self/status")) -> int | None:
     """Resident memory of this process; None where the system does not tell.
 
+    What was freed goes back to the system first, where the C library can do that: what comes next would hide in it.
+
     Args:
         status: file of the kernel that holds VmRSS in kB.
     """
+    if sys.platform == "linux":
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)
     return sizes_bytes(status).get("VmRSS")
 
 

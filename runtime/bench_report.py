@@ -152,7 +152,8 @@ def inside_the_timer(report: BenchReport) -> tuple[str, ...]:
     what = _frames(report.options.frames)
     lines = [
         f"vit, stock: Engine.infer for {what}: feeds checked, run, outputs handed over; an engine of a fixed batch is "
-        "called as often as that takes.",
+        "called as often as that takes. Of an engine on a GPU: one launch until the GPU is done, with inputs that lie "
+        "there already and outputs that stay there.",
     ]
     if "task" in report.parts:
         lines += [

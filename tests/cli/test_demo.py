@@ -26,7 +26,7 @@ from pgn_edge.train.task import TrainReport
 @pytest.fixture
 def samples(tiny_pair) -> list[Sample]:
     images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
-    with Runtime(tiny_pair.vit, {"tiny": tiny_pair.task}) as runtime:
+    with Runtime(tiny_pair.vit, {"tiny": tiny_pair.task}, canvases=True) as runtime:
         return [Sample(runtime.infer("tiny", image), "7", runtime.facts) for image in images]
 
 
