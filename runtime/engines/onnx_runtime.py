@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -124,9 +125,10 @@ def open_session(
     settings.add_session_config_entry("session.force_spinning_stop", "1")
     source = model if isinstance(model, bytes) else str(model)
     try:
-        session = runtime.InferenceSession(
-            source, settings, providers=[(PROVIDERS[each], dict(options)) for each, options in providers]
-        )
+        with redirect_stdout(sys.stderr):  # it prints where a provider fails, and that belongs to no --json
+            session = runtime.InferenceSession(
+                source, settings, providers=[(PROVIDERS[each], dict(options)) for each, options in providers]
+            )
     except Exception as exc:
         # ONNX Runtime's exceptions share no base class but this one.
         raise EngineError(

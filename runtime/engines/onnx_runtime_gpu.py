@@ -46,16 +46,16 @@ class OrtGpuEngine(OnnxRuntimeEngine):
 
     def __init__(self, model: Model, name: str, options: EngineOptions, cuda: Cuda | None = None) -> None:
         runtime = require_provider(options.provider, name)
-        if hasattr(runtime, "preload_dlls"):
-            # CUDA and cuDNN from pip's packages, if they are there; what it prints belongs to no --json.
-            with redirect_stdout(sys.stderr):
-                runtime.preload_dlls()
         self.provider: Provider = options.provider
         self._owned = cuda is None
         self.cuda = cuda or Cuda(options.gpu)
         self._session: Any = None
         self._host: HostAccess | None = None
         try:
+            if hasattr(runtime, "preload_dlls"):
+                # CUDA and cuDNN from pip's packages, if they are there; what it prints belongs to no --json.
+                with redirect_stdout(sys.stderr):
+                    runtime.preload_dlls()
             self._session = _open(model, name, options, self.cuda)
             self._describe(name, options.provider)
             self._host = HostAccess(self, self.cuda)
