@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import numpy as np
 
 from pgn_edge.agreement import compare, limits
@@ -64,20 +66,21 @@ def check_tensors(engine: Engine, facts: EngineFacts) -> None:
             )
 
 
-def check_golden(bundle: Bundle, vit_facts: EngineFacts, chain: Chain) -> None:
+def check_golden(bundle: Bundle, vit_facts: EngineFacts, chain: Chain, turn: AbstractContextManager[object]) -> None:
     """Run the golden pair on this device, the way that frames will go.
 
     Args:
         bundle: with the golden pair.
         vit_facts: of the ViT engine.
         chain: of one frame of this task.
+        turn: held for the time of each golden frame.
 
     Raises:
         PairingError: canvas, embedding or class differ from what export stored.
         EngineError: an engine failed.
     """
     golden, facts = bundle.golden, bundle.facts
-    canvas, embedding = _answers(chain, golden.images)
+    canvas, embedding = _answers(chain, golden.images, turn)
     top = facts.geometry.content_hw[0]
     image_error = _largest(canvas[:, :, :top] - facts.preprocess.normalise(golden.images))
     if not image_error <= IMAGE_TOLERANCE:
@@ -96,14 +99,15 @@ def check_golden(bundle: Bundle, vit_facts: EngineFacts, chain: Chain) -> None:
         raise _mismatch(bundle, "class", "the stored top-1 on every golden frame", agreement)
 
 
-def _answers(chain: Chain, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _answers(chain: Chain, images: np.ndarray, turn: AbstractContextManager[object]) -> tuple[np.ndarray, np.ndarray]:
     """Canvas and embedding of each image."""
     canvases, embeddings = [], []
     for image in images:
-        chain.images[0] = image
-        chain.run()
-        canvases.append(chain.canvases()[0])
-        embeddings.append(chain.embeddings[0].copy())
+        with turn:
+            chain.images[0] = image
+            chain.run()
+            canvases.append(chain.canvases()[0])
+            embeddings.append(chain.embeddings[0].copy())
     return np.stack(canvases), np.stack(embeddings)
 
 

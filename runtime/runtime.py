@@ -3,55 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from threading import RLock
 from time import perf_counter
 from types import TracebackType
 
 import numpy as np
 
-from pgn_edge.bundle import read_bundle
 from pgn_edge.contract import EngineFacts
 from pgn_edge.errors import EngineError, PairingError
 from pgn_edge.heads import Head
 from pgn_edge.runtime.chain import Chain, link
-from pgn_edge.runtime.engines import Engine, EngineOptions, open_engine, open_pgn
+from pgn_edge.runtime.engines import DeviceEngine, Engine, EngineOptions, open_engine
 from pgn_edge.runtime.engines.base import Provider, infer_all
-from pgn_edge.runtime.pairing import check_facts, check_golden, check_tensors
+from pgn_edge.runtime.pairing import check_tensors
 from pgn_edge.runtime.result import Result
+from pgn_edge.runtime.tasks import Loader, Task
 
 MOST_CHAINS = 8  # of batches, kept bound; each holds a canvas for every frame
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """What stays of a bundle once it is loaded; its graph and golden pair have done their work.
-
-    Args:
-        facts: of the PGN engine, and of the ViT that it was made for.
-        head: the classifier on embeddings; its labels are the task's.
-        pgn: the PGN engine; the Runtime closes it.
-        chain: for frames that come one by one; likewise.
-    """
-
-    facts: EngineFacts
-    head: Head
-    pgn: Engine
-    chain: Chain
-
-    def close(self) -> None:
-        """Give its memory back."""
-        self.chain.close()
-        self.pgn.close()
 
 
 class Runtime:
     """Pairs task bundles with a separately compiled ViT engine, and runs frames through both.
 
     Every task is checked against the ViT (fingerprint and geometry), and must reproduce its golden pair on
-    this device, before its first frame. One thread at a time may call a Runtime; results belong to the caller.
+    this device, before its first frame. Any thread may call a Runtime: frames take turns, and tasks are loaded beside
+    them. Results belong to the caller.
 
     Arrays are made once for each combination of tasks that is asked for: the PGN writes its canvas where the ViT reads
     it, on a GPU within one CUDA graph, and nothing is allocated for a frame but what its result keeps.
@@ -83,6 +61,7 @@ class Runtime:
         self._options, self._canvases = EngineOptions(provider, threads, gpu), canvases
         self._tasks: dict[str, Task] = {}
         self._chains: dict[tuple[str, ...], Chain] = {}
+        self._lock, self._closed = RLock(), False
         self._vit = open_engine(vit, self._options) if isinstance(vit, str | Path) else vit
         try:
             self.facts = EngineFacts.from_metadata(self._vit.metadata, self._vit.name)
@@ -91,6 +70,9 @@ class Runtime:
                     self._vit.name, expected="a ViT engine", got="a PGN engine", do="give the task as a bundle instead"
                 )
             check_tensors(self._vit, self.facts)
+            # Sessions on a CPU run side by side; a GPU has one stream, and takes one call at a time.
+            self._turn = self._lock if isinstance(self._vit, DeviceEngine) else nullcontext()
+            self._loader = Loader(self._vit, self.facts, self._options, self._width(), self._turn)
             for name, path in (tasks or {}).items():
                 self.add(name, path)
         except BaseException:
@@ -105,19 +87,49 @@ class Runtime:
             PairingError: the name is taken, or the task does not belong to this ViT.
             EngineError: its PGN engine cannot be opened where the ViT engine is.
         """
-        if name in self._tasks:
-            raise PairingError(f"task {name}", expected="a new name", got="one that is taken", do="choose another name")
-        bundle = read_bundle(path)
-        check_facts(self.facts, bundle.facts, name)
-        with ExitStack() as opened:
-            pgn = open_pgn(bundle, path, self._vit, self._options)
-            opened.callback(pgn.close)
-            check_tensors(pgn, bundle.facts)
-            chain = link(self._vit, [pgn], self._width)
-            opened.callback(chain.close)
-            check_golden(bundle, self.facts, chain)
-            opened.pop_all()
-        self._tasks[name] = Task(bundle.facts, bundle.head, pgn, chain)
+        self._require_new(name)
+        task = self._loader.load(name, path)
+        with self._lock:
+            try:
+                self._require_new(name)  # while it was loading, another thread may have taken it
+            except BaseException:
+                task.close()
+                raise
+            self._tasks[name] = task
+
+    def swap(self, name: str, path: str | Path) -> None:
+        """Put another bundle in the place of a task, between two frames.
+
+        The new one is loaded, checked and proved while the old one goes on answering; if anything fails, the old one
+        stays, and the error says why. A result is of one or of the other, and no frame is lost.
+
+        Raises:
+            PairingError: no such task, or the new one does not belong to this ViT.
+            BundleError, EngineError: as `add`.
+        """
+        self._task(name)
+        task = self._loader.load(name, path)
+        with self._lock:
+            try:
+                self._task(name)  # while the new one was loading, another thread may have removed it
+            except BaseException:
+                task.close()
+                raise
+            old, self._tasks[name] = self._tasks[name], task
+            stale = self._drop_chains(name)
+        self._close(stale, old)
+
+    def remove(self, name: str) -> None:
+        """Forget a task, between two frames.
+
+        Raises:
+            PairingError: no such task.
+        """
+        with self._lock:
+            old = self._task(name)
+            del self._tasks[name]
+            stale = self._drop_chains(name)
+        self._close(stale, old)
 
     @property
     def tasks(self) -> dict[str, Task]:
@@ -163,6 +175,10 @@ class Runtime:
         """
         if not frames:
             return []
+        with self._lock:
+            return self._infer(frames)
+
+    def _infer(self, frames: Sequence[tuple[str, np.ndarray]]) -> list[Result]:
         # Frames of one task stand together: its PGN takes them in one call, and mixtures of tasks share a chain.
         order = sorted(range(len(frames)), key=lambda index: frames[index][0])
         names = tuple(frames[index][0] for index in order)
@@ -190,14 +206,14 @@ class Runtime:
         return [results[index] for index in range(len(frames))]
 
     def close(self) -> None:
-        """Close every engine; calling twice does no harm."""
-        for chain in self._chains.values():
-            chain.close()
-        self._chains.clear()
-        for task in self._tasks.values():
-            task.close()
-        self._tasks.clear()
-        self._vit.close()
+        """Close every engine; calling twice does no harm. A task that is being loaded meanwhile is an error there."""
+        with self._lock:
+            for made in (*self._chains.values(), *self._tasks.values()):
+                made.close()
+            self._chains.clear()
+            self._tasks.clear()
+            self._vit.close()
+            self._closed = True
 
     def __enter__(self) -> Runtime:
         return self
@@ -221,11 +237,26 @@ class Runtime:
         if chain is None:
             while len(self._chains) >= MOST_CHAINS:
                 self._chains.pop(next(iter(self._chains))).close()
-            chain = link(self._vit, [task.pgn for task in tasks], self._width)
+            chain = link(self._vit, [task.pgn for task in tasks], self._loader.width)
         self._chains[names] = chain
         return chain
 
-    @cached_property
+    def _drop_chains(self, name: str) -> list[Chain]:
+        """Take out the chains of batches that hold a task."""
+        return [self._chains.pop(names) for names in list(self._chains) if name in names]
+
+    def _close(self, chains: Sequence[Chain], task: Task) -> None:
+        """Close what no frame can reach any more."""
+        with self._turn:
+            for made in (*chains, task):
+                made.close()
+
+    def _require_new(self, name: str) -> None:
+        if self._closed:
+            raise EngineError(self._vit.name, expected="an open runtime", got="a closed one", do="make a new one")
+        if name in self._tasks:
+            raise PairingError(f"task {name}", expected="a new name", got="one that is taken", do="choose another name")
+
     def _width(self) -> int:
         """D, of the embedding."""
         width = self._vit.outputs[self.facts.output].shape[1]
