@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import onnxruntime
+from onnx import TensorProto, helper
 
 MAGIC = b"stand-in plan\n"
 CACHE_MAGIC = b"stand-in kernels\n"
@@ -41,6 +42,13 @@ def plan_bytes(onnx: bytes, **options: Any) -> bytes:
             "context" or "run"; `name`.
     """
     return MAGIC + json.dumps(options).encode() + b"\n" + onnx
+
+
+def toy(kind: int = TensorProto.FLOAT) -> bytes:
+    """z = x * y, both (n, 64); rows of 256 bytes, so that each row may be an address."""
+    values = [helper.make_tensor_value_info(name, kind, ("n", 64)) for name in "xyz"]
+    graph = helper.make_graph([helper.make_node("Mul", ["x", "y"], ["z"])], "toy", values[:2], values[2:])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
 
 
 def stand_in(cuda_library: str, rtx: bool = False) -> ModuleType:
