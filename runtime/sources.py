@@ -1,17 +1,20 @@
-"""Where frames come from: a video file, a folder of images, or one image."""
+"""Where frames come from: files and folders here; `open_source` also opens cameras and streams, see `live/`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from pgn_edge.errors import DataError
 from pgn_edge.images import IMAGE_SUFFIXES, is_image, read_image
+
+if TYPE_CHECKING:
+    from pgn_edge.runtime.live import LiveOptions, LiveSource
 
 # Of other containers OpenCV only estimates the count, from duration and rate: good for no claim about lost frames.
 COUNTED_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi")
@@ -25,15 +28,23 @@ class Frame:
 
     Args:
         index: 0, 1, 2, ...
-        name: `clip.mp4#12` in a video, the file's name of an image.
+        name: `clip.mp4#12` in a video, `rtsp://camera/1#12` of a camera, the file's name of an image.
         time_s: seconds from the start; index / fps where the source has no clock.
         image_bgr: (h, w, 3) uint8 BGR.
+        captured_s: monotonic clock when the frame came from the camera, seconds; None in a file.
+        age_ms: milliseconds from then until the frame was handed over; None in a file.
+        sequence: number of the frame among all that the camera gave, dropped ones too; None in a file.
+        dropped: frames of the camera between the one handed over before and this one.
     """
 
     index: int
     name: str
     time_s: float
     image_bgr: np.ndarray
+    captured_s: float | None = None
+    age_ms: float | None = None
+    sequence: int | None = None
+    dropped: int = 0
 
 
 class Source(Protocol):
@@ -64,22 +75,56 @@ class Source(Protocol):
     ) -> None: ...
 
 
-def open_source(source: str) -> Source:
-    """Open what `source` names.
+def open_source(source: str | int | Iterable[np.ndarray], options: LiveOptions | None = None) -> Source:
+    """Open what `source` names; a camera has given its first frame when this returns.
 
     Args:
-        source: path of a video, of an image, or of a folder whose images are read in the order of their names.
+        source: path of a video, of an image, or of a folder whose images are read in the order of their names; number
+            of a camera, /dev/videoN, rtsp:// or http:// address, or GStreamer pipeline; or an iterable of images,
+            (h, w, 3) uint8 BGR.
+        options: how to read a camera or a stream; refused where there is none.
 
     Raises:
-        DataError: a live camera, no such path, a folder without images, or a video that gives no frame.
+        DataError: no such path, a folder without images, a video that gives no frame, a camera that gives none within
+            `connect_s`, or options without a camera.
     """
-    if source.isdigit() or source.startswith("/dev/video") or "://" in source:
+    if isinstance(source, str | int):
+        source = str(source)
+        live = _connected(source, options)
+        if live is not None:
+            return live
+    if options is not None:
         raise DataError(
-            source,
-            expected="a file or a folder, all that this version reads",
-            got="a live camera or stream",
-            do="read it in your app's own loop and call Runtime.infer for each frame (see README)",
+            source if isinstance(source, str) else "iterator",
+            expected="a camera or a stream, which policies and rates are for",
+            got="a file, a folder or an iterator, which is read at the speed of its answers",
+            do="leave these options out",
         )
+    return _open_file(source) if isinstance(source, str) else _iterator(source)
+
+
+def _connected(source: str, options: LiveOptions | None) -> LiveSource | None:
+    from pgn_edge.runtime.live import LiveSource
+    from pgn_edge.runtime.live.address import live_address
+
+    if live_address(source) is None:
+        return None
+    live = LiveSource(source, options)
+    try:
+        live.connect()
+    except BaseException:
+        live.close()
+        raise
+    return live
+
+
+def _iterator(images: Iterable[np.ndarray]) -> Source:
+    from pgn_edge.runtime.live.iterator import IteratorSource
+
+    return IteratorSource(images)
+
+
+def _open_file(source: str) -> Source:
     path = Path(source)
     if not path.exists():
         raise DataError(source, expected="a video, an image or a folder", got="no such path", do="check the path")

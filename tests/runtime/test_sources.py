@@ -119,11 +119,3 @@ def test_folder_without_images(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing to see")
     with pytest.raises(DataError, match="a folder without any"):
         open_source(str(tmp_path))
-
-
-@pytest.mark.parametrize(
-    "source", ["0", "/dev/video0", "rtsp://camera/stream", "http://camera/video.mjpg", "https://x/y.mp4"]
-)
-def test_live_sources_are_refused_with_a_way_out(source: str) -> None:
-    with pytest.raises(DataError, match=r"files? or a folder.*Runtime\.infer"):
-        open_source(source)

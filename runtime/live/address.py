@@ -1,0 +1,87 @@
+"""What kind of camera an address names, and how it may be shown."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pgn_edge.errors import DataError
+
+SCHEMES = ("rtsp", "rtsps", "http", "https")
+SECRETS = (
+    (re.compile(r"//[^/\s]*@"), "//***@"),
+    (re.compile(r"\?[^\s'\"]+"), "?***"),
+    (re.compile(r"(user-id|user-pw|password)=\S+"), r"\1=***"),
+)
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a live source is.
+
+    Args:
+        kind: `device` for V4L2 and its like, `stream` for what FFmpeg reads, `pipeline` for GStreamer.
+        text: as the user wrote it, with any password in it.
+    """
+
+    kind: Literal["device", "stream", "pipeline"]
+    text: str
+
+    @property
+    def label(self) -> str:
+        """For messages, results and logs: without users, passwords and queries."""
+        return without_secrets(self.text)
+
+    @property
+    def may_end(self) -> bool:
+        """Whether it can be a file behind an address, which ends; what speaks RTSP is a camera."""
+        return self.kind == "pipeline" or self.text.lower().startswith("http")
+
+    @property
+    def suffix(self) -> str:
+        """Of the file that a stream's path names, in lower case; empty where it names none."""
+        return PurePosixPath(urlsplit(self.text).path).suffix.lower() if self.kind == "stream" else ""
+
+
+def without_secrets(text: str) -> str:
+    """A text with users, passwords and queries of every address in it left out."""
+    for pattern, stand_in in SECRETS:
+        text = pattern.sub(stand_in, text)
+    return text
+
+
+def live_address(source: str) -> Address | None:
+    """The live source that `source` names; None for what is left, files and folders.
+
+    Args:
+        source: number of a camera, /dev/videoN, an address, or a GStreamer pipeline that ends in an appsink.
+
+    Raises:
+        DataError: an address of another scheme, or a pipeline without an appsink.
+    """
+    if (source.isascii() and source.isdigit()) or source.startswith("/dev/video"):
+        return Address("device", source)
+    if " ! " in source and not os.path.exists(source):
+        if "appsink" not in source.rpartition("!")[2]:
+            raise DataError(
+                without_secrets(source),
+                expected="a pipeline that ends in an appsink",
+                got="another last element",
+                do="end it with: ! videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1",
+            )
+        return Address("pipeline", source)
+    scheme, separator, _ = source.partition("://")
+    if not separator:
+        return None
+    if scheme.lower() not in SCHEMES:
+        raise DataError(
+            without_secrets(source),
+            expected=f"an address that starts with one of {', '.join(f'{name}://' for name in SCHEMES)}",
+            got=f"{scheme}://",
+            do="give a path for a file, or read other streams with a GStreamer pipeline",
+        )
+    return Address("stream", source)

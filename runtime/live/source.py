@@ -1,0 +1,125 @@
+"""A live source: frames of a camera, as an app sees them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from types import TracebackType
+
+from pgn_edge.errors import DataError
+from pgn_edge.runtime.live.address import Address, live_address
+from pgn_edge.runtime.live.buffer import FrameBuffer
+from pgn_edge.runtime.live.options import Counters, LiveOptions
+from pgn_edge.runtime.live.supervisor import Supervisor
+from pgn_edge.runtime.sources import COUNTED_SUFFIXES, DEFAULT_FPS, HIGHEST_FPS, Frame
+
+CLOSE_S = 1.9
+
+
+class LiveSource:
+    """A camera or a stream, read by a process of its own from the moment that this is made.
+
+    One thread iterates; `counters` and `close` may be called from any thread, also from a signal handler. The iteration
+    goes on while the camera is away, and ends only when the source is closed, or a file behind an address has ended.
+
+    Args:
+        source: camera number, /dev/videoN, rtsp:// or http:// address, or GStreamer pipeline.
+        options: how to read it.
+
+    Raises:
+        DataError: no live source, or a pipeline and an OpenCV without GStreamer.
+    """
+
+    def __init__(self, source: str, options: LiveOptions | None = None) -> None:
+        address = live_address(source)
+        if address is None:
+            raise DataError(
+                source, expected="a camera, an address or a pipeline", got="something else", do="use open_source"
+            )
+        if address.kind == "pipeline":
+            _require_gstreamer(address)
+        self.name = address.label
+        self._suffix = address.suffix
+        self._buffer = FrameBuffer()
+        self._supervisor = Supervisor(address, options or LiveOptions(), self._buffer)
+        self._first_s: float | None = None
+        self._thread = threading.Thread(target=self._supervisor.run, name=f"pgn-edge {self.name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def fps(self) -> float:
+        """As the stream states it; 25 where it does not, and before it is connected."""
+        fps = self._supervisor.stream.fps
+        return fps if 0 < fps <= HIGHEST_FPS else DEFAULT_FPS
+
+    @property
+    def count(self) -> int | None:
+        """Number of frames of a file behind an address whose container states it; None of a camera."""
+        count = self._supervisor.stream.count
+        return count if count and self._suffix in COUNTED_SUFFIXES else None
+
+    @property
+    def missing_frames(self) -> int:
+        """Frames short of `count`, once a file behind an address has ended."""
+        read = self._supervisor.stream.ended_after
+        return max((self.count or 0) - read, 0) if read is not None else 0
+
+    @property
+    def counters(self) -> Counters:
+        """What has happened so far."""
+        return self._buffer.counters()
+
+    @property
+    def grabber_pid(self) -> int | None:
+        """Process that reads the camera; None while there is none."""
+        return self._supervisor.grabber_pid
+
+    def connect(self) -> None:
+        """Wait for the first frame.
+
+        Raises:
+            DataError: none came within `connect_s`, or there is no shared memory for it.
+        """
+        self._buffer.wait_for_first()
+
+    def close(self) -> None:
+        """End the iteration at once and the grabber within 2 s, whatever it does."""
+        self._buffer.close()
+        self._supervisor.stop()
+        self._thread.join(CLOSE_S)
+
+    def __iter__(self) -> Iterator[Frame]:
+        while (taken := self._buffer.take()) is not None:
+            if self._first_s is None:
+                self._first_s = taken.captured_s
+            yield Frame(
+                index=taken.index,
+                name=f"{self.name}#{taken.sequence}",
+                time_s=taken.captured_s - self._first_s,
+                image_bgr=taken.image_bgr,
+                captured_s=taken.captured_s,
+                age_ms=(time.monotonic() - taken.captured_s) * 1e3,
+                sequence=taken.sequence,
+                dropped=taken.dropped,
+            )
+
+    def __enter__(self) -> LiveSource:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _require_gstreamer(address: Address) -> None:
+    import cv2
+
+    if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
+        raise DataError(
+            address.label,
+            expected="an OpenCV built with GStreamer",
+            got=f"OpenCV {cv2.__version__} without",
+            do="use the system's OpenCV (JetPack, or apt install python3-opencv) in place of opencv-python",
+        )
