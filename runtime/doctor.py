@@ -20,6 +20,7 @@ JOBS = {
     "run a .plan": ("rtx|tensorrt",),
     "--provider cuda or tensorrt": ("gpu",),
     "bench --html": ("cpu|gpu", "plots"),
+    "answers to an MQTT broker": ("mqtt",),
     "train": ("train",),
     "export, export-vit, import": ("cpu|gpu", "export"),
     "compile": ("compile", "rtx|tensorrt"),

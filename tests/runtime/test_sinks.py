@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import cv2
@@ -18,6 +21,7 @@ from pgn_edge.geometry import Geometry
 from pgn_edge.preprocess import Preprocess
 from pgn_edge.runtime.result import Result
 from pgn_edge.runtime.sinks import JsonlSink, Sink, VideoSink
+from pgn_edge.runtime.sinks.base import OnError
 from pgn_edge.runtime.sources import Frame
 
 FACTS = EngineFacts(
@@ -164,3 +168,147 @@ def test_folder_that_cannot_be_written_fails_before_the_first_frame(
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(OutputError, match="a path that can be written"), make(tmp_path / folder / "out.jsonl"):
         pass
+
+
+# What happens to a loop that goes on.
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder]
+    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("only root mounts a disk of 256 kB, and not in every container")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def fill(path: Path) -> None:
+    with suppress(OSError), path.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+
+
+def test_jsonl_on_a_full_disk_that_is_freed_again_holds_whole_lines_and_counts_the_others(tiny_disk: Path) -> None:
+    ballast = tiny_disk / "ballast"
+    with JsonlSink(tiny_disk / "out.jsonl", on_error="drop") as sink:
+        sink.write(frame_at(0), [RESULT])
+        fill(ballast)
+        for index in range(1, 60):
+            sink.write(frame_at(index), [RESULT])
+        ballast.unlink()
+        sink.write(frame_at(60), [RESULT])
+        counts = sink.counts
+    kept = [json.loads(line)["index"] for line in (tiny_disk / "out.jsonl").read_text().splitlines()]
+    assert 1 < len(kept) < 61, "the first page of the file was there before the disk was full"
+    assert (kept[0], kept[-1]) == (0, 60)
+    assert (counts.offered, counts.sent, counts.lost, counts.errors) == (61, len(kept), 61 - len(kept), 61 - len(kept))
+    assert counts.last_error == "No space left on device"
+
+
+def test_jsonl_on_a_disk_that_stays_full_ends_with_a_whole_line(tiny_disk: Path) -> None:
+    with JsonlSink(tiny_disk / "out.jsonl", on_error="drop") as sink:
+        for index in range(3000):
+            sink.write(frame_at(index, (2, 2)), [RESULT])
+    kept = [json.loads(line)["index"] for line in (tiny_disk / "out.jsonl").read_text().splitlines()]
+    assert kept == list(range(sink.counts.sent))
+    assert 0 < sink.counts.lost == 3000 - sink.counts.sent
+
+
+def test_jsonl_on_a_full_disk_ends_the_run_where_nothing_else_was_said(tiny_disk: Path) -> None:
+    sink = JsonlSink(tiny_disk / "out.jsonl")
+    with pytest.raises(OutputError, match="a place to write to, got No space left on device; free some space"):
+        write_frames(sink, 2000)
+    assert list(tiny_disk.iterdir()) == []
+    assert (sink.counts.sent, sink.counts.waiting) == (0, 0)
+    assert sink.counts.lost == sink.counts.offered
+
+
+@pytest.mark.parametrize("on_error", ["raise", "drop"])
+def test_video_without_room_on_its_disk(tiny_disk: Path, on_error: OnError) -> None:
+    sink = VideoSink(tiny_disk / "o.mp4", FACTS, 25.0, on_error)
+    if on_error == "raise":
+        with pytest.raises(OutputError, match=r"room on the disk, got \d+ bytes free; free some space"):
+            write_frames(sink, 3)
+    else:
+        write_frames(sink, 3)
+    assert list(tiny_disk.iterdir()) == []
+    offered = 1 if on_error == "raise" else 3
+    assert (sink.counts.offered, sink.counts.sent, sink.counts.lost) == (offered, 0, offered)
+
+
+def test_video_whose_file_does_not_open_is_lost_and_the_loop_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    sink = VideoSink(tmp_path / "o.mp4", FACTS, 25.0, "drop")
+    with full_disk(20_000):
+        write_frames(sink, 4)
+    assert list(tmp_path.iterdir()) == []
+    assert (sink.counts.offered, sink.counts.sent, sink.counts.lost) == (4, 0, 4)
+    assert sink.counts.last_error
+
+
+def test_what_is_kept_is_sent_and_what_an_abort_removes_is_lost(tmp_path: Path) -> None:
+    kept, removed = make_video(tmp_path / "kept"), make_video(tmp_path / "removed")
+    write_frames(kept, 2)
+    with pytest.raises(KeyboardInterrupt):
+        write_frames(removed, 2, KeyboardInterrupt())
+    assert [(sink.counts.sent, sink.counts.lost) for sink in (kept, removed)] == [(2, 0), (0, 2)]
+
+
+STDOUT = """
+import sys, numpy as np
+from pgn_edge.errors import OutputError
+from pgn_edge.runtime.result import Result
+from pgn_edge.runtime.sinks import JsonlSink
+from pgn_edge.runtime.sources import Frame
+result = Result("pets", "owl", 1.0, np.ones(1, np.float32), ("owl",), np.zeros(8), None, {})
+with JsonlSink("-", on_error=sys.argv[1]) as sink:
+    try:
+        for index in range(3):
+            sink.write(Frame(index, "a.png", 0.0, np.zeros((4, 4, 3), np.uint8)), [result])
+    except OutputError as exc:
+        print(exc, file=sys.stderr)
+counts = sink.counts
+print(counts.offered, counts.sent, counts.lost, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("on_error", "said"),
+    [
+        ("raise", ["jsonl -: expected {expected}, got {got}; {do}", "1 0 1"]),
+        ("drop", ["3 0 3"]),
+    ],
+)
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("/dev/full", ("a place to write to", "No space left on device", "free some space")),
+        ("a closed pipe", ("a reader of stdout", "a closed pipe", "keep the reader running")),
+    ],
+)
+def test_stdout_that_takes_nothing(place: str, words: tuple[str, str, str], on_error: str, said: list[str]) -> None:
+    if place == "/dev/full":
+        target = os.open(place, os.O_WRONLY)
+    else:
+        reader, target = os.pipe()
+        os.close(reader)
+    child = subprocess.run(
+        [sys.executable, "-c", STDOUT, on_error], stdout=target, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(target)
+    expected, got, do = words
+    assert child.stderr.splitlines() == [line.format(expected=expected, got=got, do=do) for line in said]
+    assert child.returncode == 0
+
+
+def test_another_way_with_errors_is_refused(tmp_path: Path) -> None:
+    refused = pytest.raises(OutputError, match="on_error raise or drop, got 'ignore'")
+    with refused:
+        VideoSink(tmp_path / "out.mp4", FACTS, 25.0, "ignore")  # type: ignore[arg-type]
+    with refused:
+        JsonlSink(tmp_path / "out.jsonl", "ignore")  # type: ignore[arg-type]

@@ -1,0 +1,216 @@
+"""Numbers of a running app in the text format that Prometheus scrapes."""
+
+from __future__ import annotations
+
+import math
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from time import monotonic
+from typing import Protocol
+
+from pgn_edge.runtime.result import Result
+from pgn_edge.runtime.sinks import Sink, camera_of
+from pgn_edge.runtime.sources import Frame
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+# Seconds: stages of a small GPU begin near 0.1 ms, and a frame of two seconds ago is of no use to anybody.
+STAGE_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+AGE_BUCKETS_S = (0.01, 0.02, 0.04, 0.08, 0.15, 0.25, 0.5, 1.0, 2.0, 5.0)
+
+Values = tuple[str, ...]
+
+
+class Family(Protocol):
+    """A metric with all its label sets."""
+
+    def lines(self) -> Iterator[str]:
+        """Its lines, without line ends."""
+
+
+class Counter:
+    """Numbers that only grow; any thread may call.
+
+    Args:
+        name: in the exposition; ends in `_total`.
+        about: one line of help.
+        labels: names of the labels; the values are given with each call, in this order.
+    """
+
+    kind = "counter"
+
+    def __init__(self, name: str, about: str, labels: Sequence[str] = ()) -> None:
+        self._name, self._about, self._labels = name, about, tuple(labels)
+        self._lock = threading.Lock()
+        self._values: dict[Values, float] = {}
+        self._readers: dict[Values, Callable[[], float]] = {}
+
+    def add(self, amount: float, *values: str) -> None:
+        """Count `amount` more, 0 or more."""
+        with self._lock:
+            self._values[values] = self._values.get(values, 0) + amount
+
+    def follow(self, read: Callable[[], float], *values: str) -> None:
+        """Take the number of a label set from somebody who counts already, whenever it is asked for.
+
+        Args:
+            read: called in the thread of the scrape; quick, and never less than before.
+            values: of the labels.
+        """
+        with self._lock:
+            self._readers[values] = read
+
+    def lines(self) -> Iterator[str]:
+        """See `Family.lines`."""
+        with self._lock:
+            values, readers = dict(self._values), dict(self._readers)
+        values.update({key: read() for key, read in readers.items()})
+        yield from _head(self._name, self._about, self.kind)
+        yield from (f"{self._name}{_labels(self._labels, key)} {_number(value)}" for key, value in values.items())
+
+
+class Gauge(Counter):
+    """Numbers that go up and down."""
+
+    kind = "gauge"
+
+    def set(self, value: float, *values: str) -> None:
+        """Set the number of a label set."""
+        with self._lock:
+            self._values[values] = value
+
+
+class Histogram:
+    """Counts of observations in fixed buckets, their sum and their number; any thread may call.
+
+    Args:
+        name: in the exposition, with its unit.
+        about: one line of help.
+        labels: names of the labels; the values are given with each call, in this order.
+        bounds: upper bounds of the buckets, rising; one without a bound is added.
+    """
+
+    def __init__(self, name: str, about: str, labels: Sequence[str], bounds: Sequence[float]) -> None:
+        self._name, self._about, self._labels, self._bounds = name, about, tuple(labels), tuple(bounds)
+        self._lock = threading.Lock()
+        self._rows: dict[Values, list[float]] = {}  # a count for each bucket, then the sum
+
+    def observe(self, value: float, *values: str) -> None:
+        """Count one observation."""
+        with self._lock:
+            row = self._rows.get(values)
+            if row is None:
+                row = self._rows[values] = [0] * (len(self._bounds) + 1) + [0.0]
+            row[bisect_left(self._bounds, value)] += 1
+            row[-1] += value
+
+    def lines(self) -> Iterator[str]:
+        """See `Family.lines`."""
+        with self._lock:
+            rows = {key: list(row) for key, row in self._rows.items()}
+        yield from _head(self._name, self._about, "histogram")
+        for key, row in rows.items():
+            seen = 0.0
+            for bound, count in zip((*self._bounds, float("inf")), row[:-1], strict=True):
+                seen += count
+                labels = _labels((*self._labels, "le"), (*key, _number(bound)))
+                yield f"{self._name}_bucket{labels} {_number(seen)}"
+            yield f"{self._name}_sum{_labels(self._labels, key)} {_number(row[-1])}"
+            yield f"{self._name}_count{_labels(self._labels, key)} {_number(seen)}"
+
+
+class Metrics:
+    """All numbers of an app; each of its families takes numbers from any thread.
+
+    Attributes:
+        frames: answers, by camera and task.
+        frames_dropped: frames that gave way to newer ones, by camera.
+        frame_age_s: from the capture of a frame to its answer, by camera.
+        stage_s: time of each stage of the pass that an answer came from, by task and stage.
+        task_swaps: tasks replaced while frames flowed, by task.
+        reconnects: cameras that were opened again, by camera.
+        errors: of any kind, by kind.
+        drift: distance from the training profile, by task and measure.
+        sink_lost: what sinks lost or dropped, by sink.
+    """
+
+    def __init__(self) -> None:
+        camera = ("camera",)
+        self.frames = Counter("pgn_edge_frames_total", "Answers given.", ("camera", "task"))
+        self.frames_dropped = Counter("pgn_edge_frames_dropped_total", "Frames dropped for newer ones.", camera)
+        self.frame_age_s = Histogram("pgn_edge_frame_age_seconds", "Age of frames answered.", camera, AGE_BUCKETS_S)
+        self.stage_s = Histogram(
+            "pgn_edge_stage_seconds", "Time of each stage of a pass.", ("task", "stage"), STAGE_BUCKETS_S
+        )
+        self.task_swaps = Counter("pgn_edge_task_swaps_total", "Tasks replaced while frames flowed.", ("task",))
+        self.reconnects = Counter("pgn_edge_reconnects_total", "Cameras opened again.", camera)
+        self.errors = Counter("pgn_edge_errors_total", "Errors.", ("kind",))
+        self.drift = Gauge("pgn_edge_drift", "Distance from the training profile.", ("task", "measure"))
+        self.sink_lost = Counter("pgn_edge_sink_lost_total", "What sinks lost or dropped.", ("sink",))
+        self._families: tuple[Family, ...] = (
+            *(self.frames, self.frames_dropped, self.frame_age_s, self.stage_s, self.task_swaps),
+            *(self.reconnects, self.errors, self.drift, self.sink_lost),
+        )
+        self._last: dict[str, tuple[int, float] | None] = {}  # index of the frame, and when it was answered
+
+    def expect(self, camera: str) -> None:
+        """Say that frames of a camera shall come, so that `/healthz` misses it before the first."""
+        self._last.setdefault(camera, None)
+
+    def observe(self, result: Result, frame: Frame) -> None:
+        """Count one answer; of a frame's answers the first one counts its age, and what was dropped before it.
+
+        Args:
+            result: the answer.
+            frame: what it is about; its camera is `camera_of(frame)`.
+        """
+        camera, now = camera_of(frame), monotonic()
+        last = self._last.get(camera)
+        self._last[camera] = frame.index, now
+        self.frames.add(1, camera, result.task)
+        if last is None or last[0] != frame.index:
+            self.frames_dropped.add(frame.dropped, camera)
+            if frame.captured_s is not None:
+                self.frame_age_s.observe(now - frame.captured_s, camera)
+        for stage, value_ms in result.timings_ms.items():
+            self.stage_s.observe(value_ms / 1e3, result.task, stage)
+
+    def watch(self, name: str, sink: Sink) -> None:
+        """Follow the losses of a sink.
+
+        Args:
+            name: of the sink, as its label.
+            sink: whose counts are read at each scrape.
+        """
+        self.sink_lost.follow(lambda: sink.counts.lost + sink.counts.dropped, name)
+
+    def silence_s(self) -> dict[str, float | None]:
+        """Seconds since the last answer by camera; None where there was none yet."""
+        now = monotonic()
+        return {camera: None if last is None else now - last[1] for camera, last in self._last.copy().items()}
+
+    def render(self) -> str:
+        """All numbers in the text exposition format 0.0.4."""
+        return "".join(f"{line}\n" for family in self._families for line in family.lines())
+
+
+def _head(name: str, about: str, kind: str) -> tuple[str, str]:
+    text = about.replace("\\", r"\\").replace("\n", r"\n")
+    return f"# HELP {name} {text}", f"# TYPE {name} {kind}"
+
+
+def _labels(names: Sequence[str], values: Sequence[str]) -> str:
+    pairs = ",".join(f'{name}="{_escaped(value)}"' for name, value in zip(names, values, strict=True))
+    return f"{{{pairs}}}" if pairs else ""
+
+
+def _escaped(value: str) -> str:
+    # A lone surrogate, as in a file name that is no UTF-8, would make the whole page unreadable.
+    text = value.encode(errors="replace").decode()
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+def _number(value: float) -> str:
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"
+    return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(float(value))
