@@ -16,6 +16,9 @@ from pgn_edge.runtime.engines.onnx_runtime_gpu import OrtGpuEngine
 from pgn_edge.runtime.engines.plan import Plan, read_plan
 from pgn_edge.runtime.engines.tensorrt import TensorRtEngine
 from pgn_edge.runtime.engines.tensorrt_rtx import TensorRtRtxEngine
+from pgn_edge.runtime.engines.triton import TritonEngine
+from pgn_edge.runtime.engines.triton_options import PREFIX as TRITON
+from pgn_edge.runtime.engines.triton_options import TritonOptions
 
 __all__ = [
     "DeviceEngine",
@@ -27,16 +30,19 @@ __all__ = [
     "TensorRtEngine",
     "TensorRtRtxEngine",
     "TensorSpec",
+    "TritonEngine",
+    "TritonOptions",
     "open_engine",
     "open_pgn",
 ]
 
 
 def open_engine(path: str | Path, options: EngineOptions | None = None) -> Engine:
-    """Open an engine by its file name.
+    """Open an engine by its file name, or by the address of a served model.
 
     Args:
-        path: an `.onnx` file, or a `.plan` with its sidecar beside it.
+        path: an `.onnx` file, a `.plan` with its sidecar beside it, or `triton+http://host:port/model` and its like,
+            see `TritonAddress`; its secrets come from the environment, see `TritonOptions.from_environment`.
         options: provider, threads and GPU.
 
     Raises:
@@ -45,6 +51,8 @@ def open_engine(path: str | Path, options: EngineOptions | None = None) -> Engin
         MissingExtraError: the package behind it is not installed.
     """
     options = options or EngineOptions()
+    if str(path).startswith(TRITON):
+        return _served(str(path), options)
     suffix = Path(path).suffix
     if suffix == ".onnx":
         if options.provider == "cpu":
@@ -61,7 +69,7 @@ def open_engine(path: str | Path, options: EngineOptions | None = None) -> Engin
         return _on_tensorrt(read_plan(path, options.trusted), options, None)
     raise EngineError(
         str(path),
-        expected="an .onnx or a .plan file",
+        expected="an .onnx file, a .plan file or triton+http://host:port/model",
         got=repr(suffix),
         do="export it: pgn-edge export-vit BACKBONE; and for a GPU: pgn-edge compile vit.onnx",
     )
@@ -85,6 +93,17 @@ def open_pgn(bundle: Bundle, path: str | Path, vit: Engine, options: EngineOptio
         same = replace(options, provider=vit.provider)
         return OrtGpuEngine(bundle.pgn_onnx, f"{path}: pgn.onnx", same, vit.cuda)
     return OnnxRuntimeEngine(bundle.pgn_onnx, f"{path}: pgn.onnx", options.threads)
+
+
+def _served(url: str, options: EngineOptions) -> Engine:
+    if options.provider != "cpu":
+        raise EngineError(
+            url,
+            expected="an .onnx file where a provider is chosen",
+            got=f"a served model and --provider {options.provider}",
+            do="leave the provider out: the server chooses where the ViT runs",
+        )
+    return TritonEngine(url, TritonOptions.from_environment())
 
 
 def _on_tensorrt(plan: Plan, options: EngineOptions, cuda: Cuda | None) -> TensorRtEngine:
