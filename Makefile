@@ -46,6 +46,8 @@ benchmarks: $(READY)
 	-$(BIN)/python benchmarks/startup.py
 	-$(BIN)/python benchmarks/chain.py
 	-$(BIN)/python benchmarks/cpu.py
+	-$(BIN)/python benchmarks/remote.py
+	-$(BIN)/python benchmarks/cameras.py
 	-$(BIN)/python benchmarks/export_speed.py
 	$(BIN)/python benchmarks/export_table.py
 	$(BIN)/python benchmarks/performance.py

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -13,9 +13,12 @@ import numpy as np
 
 from pgn_edge.errors import PairingError
 from pgn_edge.progress import Progress, silent
+from pgn_edge.runtime.metrics import Metrics
 from pgn_edge.runtime.runtime import Runtime
 from pgn_edge.runtime.sinks import Sink
 from pgn_edge.runtime.sources import Source
+
+MOST_TIMINGS = 10_000  # of each stage; a camera may run for years
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class RunSummary:
         seconds: wall-clock time from the first frame to the last, reading and writing included.
         fps: frames / seconds.
         counts: frames by task and label, the most frequent label first.
-        latency_ms: by stage; of all tasks together.
+        latency_ms: by stage; of all tasks together, of the last 10,000 frames.
     """
 
     frames: int
@@ -56,7 +59,13 @@ class RunSummary:
         return asdict(self)
 
 
-def run_app(runtime: Runtime, source: Source, sinks: Sequence[Sink] = (), progress: Progress = silent) -> RunSummary:
+def run_app(
+    runtime: Runtime,
+    source: Source,
+    sinks: Sequence[Sink] = (),
+    progress: Progress = silent,
+    metrics: Metrics | None = None,
+) -> RunSummary:
     """Send every frame of a source through every task, and what comes back to every sink.
 
     The sinks are entered and left here; if anything goes wrong, or the run is interrupted, none leaves a file.
@@ -66,6 +75,7 @@ def run_app(runtime: Runtime, source: Source, sinks: Sequence[Sink] = (), progre
         source: opened by the caller, who closes it too.
         sinks: not yet entered.
         progress: called after each frame; the total is what is done so far where the source has no count.
+        metrics: told of every result.
 
     Raises:
         PairingError: no task is loaded.
@@ -77,7 +87,7 @@ def run_app(runtime: Runtime, source: Source, sinks: Sequence[Sink] = (), progre
     if not tasks:
         raise PairingError("run", expected="at least one task", got="none", do="add a task first")
     counts: dict[str, Counter[str]] = {task: Counter() for task in tasks}
-    timings_ms: dict[str, list[float]] = defaultdict(list)
+    timings_ms: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=MOST_TIMINGS))
     frames = 0
     with ExitStack() as stack:
         for sink in sinks:
@@ -89,6 +99,8 @@ def run_app(runtime: Runtime, source: Source, sinks: Sequence[Sink] = (), progre
                 sink.write(frame, results)
             for result in results:
                 counts[result.task][result.label] += 1
+                if metrics is not None:
+                    metrics.observe(result, frame)
             for stage, value_ms in results[0].timings_ms.items():
                 timings_ms[stage].append(value_ms)
             frames += 1
@@ -98,7 +110,7 @@ def run_app(runtime: Runtime, source: Source, sinks: Sequence[Sink] = (), progre
         frames=frames,
         missing_frames=source.missing_frames,
         seconds=seconds,
-        fps=frames / seconds,
+        fps=frames / seconds if frames else 0.0,
         counts={task: dict(counter.most_common()) for task, counter in counts.items()},
         latency_ms={stage: _latency(values_ms) for stage, values_ms in timings_ms.items()},
     )

@@ -208,8 +208,10 @@ class Runtime:
     def close(self) -> None:
         """Close every engine; calling twice does no harm. A task that is being loaded meanwhile is an error there."""
         with self._lock:
-            for made in (*self._chains.values(), *self._tasks.values()):
-                made.close()
+            for chain in self._chains.values():
+                chain.close()
+            for task in self._tasks.values():
+                task.close()
             self._chains.clear()
             self._tasks.clear()
             self._vit.close()
@@ -248,8 +250,9 @@ class Runtime:
     def _close(self, chains: Sequence[Chain], task: Task) -> None:
         """Close what no frame can reach any more."""
         with self._turn:
-            for made in (*chains, task):
-                made.close()
+            for chain in chains:
+                chain.close()
+            task.close()
 
     def _require_new(self, name: str) -> None:
         if self._closed:

@@ -88,9 +88,14 @@ def _add_commands() -> None:
         predict,
         run,
         train,
+        triton_repo,
     )
 
-    for module in (demo, train, import_checkpoint, export, compile, predict, run, bench, inspect_file, doctor):
+    modules = (
+        *(demo, train, import_checkpoint, export, compile, triton_repo),
+        *(predict, run, bench, inspect_file, doctor),
+    )
+    for module in modules:
         for command in module.COMMANDS:
             cli.add_command(command)
 

@@ -35,7 +35,10 @@ layout_option = click.option(
 )
 
 vit_option = click.option(
-    "--vit", required=True, help="ViT engine: .onnx from export-vit, or .plan from compile with the task's plan too."
+    "--vit",
+    required=True,
+    help="ViT engine: .onnx from export-vit, .plan from compile with the task's plan too, or a served model: "
+    "triton+http://HOST:PORT/MODEL, or https, grpc, grpcs.",
 )
 _ENGINE_OPTIONS = (
     click.option(

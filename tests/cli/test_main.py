@@ -78,7 +78,7 @@ def test_no_command_shows_the_commands(call):
     assert done.exit_code == 2
     for name in (
         *("demo", "train", "import", "export", "export-vit", "compile"),
-        *("predict", "run", "bench", "inspect", "doctor"),
+        *("predict", "run", "bench", "inspect", "doctor", "triton-repo"),
     ):
         assert name in done.stderr
 
