@@ -19,6 +19,7 @@ JOBS = {
     "run, predict, bench": ("cpu|gpu",),
     "run a .plan": ("rtx|tensorrt",),
     "--provider cuda or tensorrt": ("gpu",),
+    "a ViT behind Triton": ("cpu|gpu", "triton"),
     "bench --html": ("cpu|gpu", "plots"),
     "answers to an MQTT broker": ("mqtt",),
     "train": ("train",),
