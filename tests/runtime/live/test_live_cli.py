@@ -25,6 +25,14 @@ def call(*arguments: object) -> Result:
     return CliRunner().invoke(cli, [str(argument) for argument in arguments])
 
 
+def ended(child: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
+    """What it still wrote; one that does not end is killed, and the test fails."""
+    try:
+        return child.communicate(timeout=60)
+    finally:
+        child.kill()
+
+
 def test_every_frame_of_a_file_behind_an_address(http: HttpCamera, tiny_pair, tmp_path: Path) -> None:
     path = tmp_path / "clip.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (160, 128))
@@ -66,7 +74,7 @@ def test_a_camera_ends_with_a_signal_and_what_was_written_is_kept(
         assert child.stdout is not None
         lines = [json.loads(child.stdout.readline()) for _ in range(3)]
         child.send_signal(number)
-        rest, errors = child.communicate(timeout=60)
+        rest, errors = ended(child)
     assert child.returncode == 0, errors
     frames = len(lines) + len(rest.splitlines())
     assert f"{frames} frames in" in errors.decode()
@@ -102,7 +110,7 @@ def test_metrics_and_a_webhook_of_a_run(http: HttpCamera, tiny_pair, tmp_path: P
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=10) as answer:
             assert answer.status == 200
         child.send_signal(signal.SIGINT)
-        rest, errors = child.communicate(timeout=60)
+        rest, errors = ended(child)
     hook.shutdown()
     hook.server_close()
     assert child.returncode == 0, errors

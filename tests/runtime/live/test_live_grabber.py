@@ -255,7 +255,8 @@ def test_no_name_in_shared_memory_while_it_runs(http: HttpCamera) -> None:
 
 
 PARENT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background was told to ignore it
 from pgn_edge.runtime.sources import open_source
 with open_source(sys.argv[1]) as live:
     print(live.grabber_pid, flush=True)
@@ -271,9 +272,12 @@ def test_a_parent_that_ends_leaves_no_grabber(http: HttpCamera, number: signal.S
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         assert is_running(pid)
-        parent.send_signal(number)
-        parent.wait(5)
-        eventually(lambda: not is_running(pid), 2.0, "the grabber ended")
+        try:
+            parent.send_signal(number)
+            parent.wait(5)
+            eventually(lambda: not is_running(pid), 2.0, "the grabber ended")
+        finally:
+            parent.kill()
 
 
 @pytest.mark.parametrize(
