@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from ctypes import CDLL, c_size_t
 from pathlib import Path
 
@@ -16,6 +18,15 @@ from pgn_edge.runtime.cuda import Cuda
 SOURCE = Path(__file__).with_name("cuda_stand_in.c")
 Tree = Callable[[Path, Mapping[str, str | bytes]], Path]
 HELD = ("memory", "pinned", "stream", "event", "graph", "exec", "context", "queued")
+
+
+def apt_install(*packages: str) -> None:
+    """Try to install Debian packages, as root; whoever needs them looks for them afterwards."""
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        return
+    for command in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
+        with suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(["apt-get", "-qq", *command], check=False, capture_output=True, timeout=180)
 
 
 class StandIn:

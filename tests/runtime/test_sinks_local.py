@@ -19,6 +19,7 @@ from pgn_edge.preprocess import Preprocess
 from pgn_edge.runtime.result import Result
 from pgn_edge.runtime.sinks import CallbackSink, WindowSink
 from pgn_edge.runtime.sources import Frame
+from tests.runtime.conftest import apt_install
 
 FACTS = EngineFacts(
     "vit", "builtin", "0" * 64, Geometry((64, 64), 8, 16), Preprocess((64, 64)), "fp32", 17, "embedding"
@@ -80,9 +81,8 @@ def test_without_a_display_a_window_is_one_clear_error(monkeypatch: pytest.Monke
 
 
 def install(program: str, package: str) -> None:
-    if shutil.which(program) is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        command = ["apt-get", "-qq", "install", "-y", "--no-install-recommends", package]
-        subprocess.run(command, check=False, capture_output=True, timeout=120)
+    if shutil.which(program) is None:
+        apt_install(package)
     if shutil.which(program) is None:
         pytest.skip(f"{program} is not installed, and cannot be installed here")
 

@@ -25,6 +25,7 @@ from pgn_edge.runtime.result import Result
 from pgn_edge.runtime.sinks import MqttOptions, MqttSink
 from pgn_edge.runtime.sinks.mqtt import WINDOW
 from pgn_edge.runtime.sources import Frame
+from tests.runtime.conftest import apt_install
 
 RESULT = Result("pets", "owl", 0.75, np.float32([0.75]), ("owl",), np.zeros(8, np.float32), None, {"vit": 1.2})
 
@@ -49,9 +50,8 @@ def free_port() -> int:
 def mosquitto() -> str:
     """Path of the broker, from Debian where we may install it."""
     path = f"{os.environ.get('PATH', '')}:/usr/sbin"
-    if shutil.which("mosquitto", path=path) is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        for command in (["update"], ["install", "-y", "--no-install-recommends", "mosquitto"]):
-            subprocess.run(["apt-get", "-qq", *command], check=False, capture_output=True, timeout=120)
+    if shutil.which("mosquitto", path=path) is None:
+        apt_install("mosquitto")
     found = shutil.which("mosquitto", path=path)
     if found is None:
         pytest.skip("mosquitto is not installed, and cannot be installed here")

@@ -133,7 +133,7 @@ def _pip(python: str, *arguments: str) -> None:
 
 def _run(*command: str) -> None:
     try:
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=900)
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
     except (OSError, subprocess.SubprocessError) as exc:
         said = (getattr(exc, "stderr", None) or str(exc)).strip().splitlines()
         raise UnavailableError(f"{' '.join(command[1:4])}: {said[-1] if said else exc}") from exc

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +11,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from live_cameras import SYSTEM_PYTHON, HttpCamera, RtspCamera, eventually, grabbers, mapped_memories, shared_memories
+
+from tests.runtime.conftest import apt_install
 
 PACKAGES = (
     *("python3-gi", "gir1.2-gst-rtsp-server-1.0", "gstreamer1.0-plugins-base", "gstreamer1.0-plugins-good"),
@@ -48,10 +48,7 @@ def rtsp_packages() -> None:
         pytest.skip(f"the RTSP server needs {SYSTEM_PYTHON}")
     if present():
         return
-    if os.geteuid() == 0:
-        install = ["apt-get", "install", "-y", "--no-install-recommends", *PACKAGES]
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            subprocess.run(install, capture_output=True, check=False, timeout=300)
+    apt_install(*PACKAGES)
     if not present():
         pytest.skip(f"no RTSP server: apt-get install {' '.join(PACKAGES)}")
 
