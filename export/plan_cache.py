@@ -19,6 +19,7 @@ from typing import Any
 
 from pgn_edge.errors import OutputError, PgnEdgeError
 from pgn_edge.files import atomic_write
+from pgn_edge.fingerprint import sha256_file
 from pgn_edge.sidecar import Sidecar, read_sidecar, write_sidecar
 
 CAP_BYTES = 4 << 30
@@ -84,7 +85,8 @@ class PlanCache:
         except (FileNotFoundError, PgnEdgeError):  # damaged, or on its way out
             self._remove(entry)
             return None
-        return sidecar
+        # Between the check and the copy another process may have put its own build of the same graph there.
+        return sidecar if sha256_file(to) == sidecar.plan_sha256 else None
 
     def store(self, key: str, plan: Path, sidecar: Sidecar) -> bool:
         """Keep a plan, and let the oldest entries go if the cap is passed.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -111,6 +112,25 @@ def test_many_at_a_time_see_whole_plans_or_none(cache: PlanCache, tmp_path: Path
     assert len(results) > 6
     assert all(results)
     assert {entry.name for entry in cache.folder.iterdir()} <= {"key"}, "drafts are left behind"
+
+
+def test_an_entry_that_is_replaced_while_it_is_copied(
+    cache: PlanCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store(cache, "key", b"first build", tmp_path)
+    copy = shutil.copyfile
+
+    def slowly(source: Path, to: Path) -> None:
+        monkeypatch.setattr(shutil, "copyfile", copy)
+        cache._remove(cache.folder / "key")
+        store(cache, "key", b"second build", tmp_path)
+        copy(source, to)
+
+    monkeypatch.setattr(shutil, "copyfile", slowly)
+    assert cache.fetch("key", tmp_path / "out") is None, "the sidecar of the first, and the bytes of the second"
+    found = cache.fetch("key", tmp_path / "out")
+    assert found is not None
+    assert hashlib.sha256((tmp_path / "out").read_bytes()).hexdigest() == found.plan_sha256
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path):
