@@ -10,6 +10,7 @@ from contextlib import suppress
 from ctypes import CDLL, c_size_t
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import pgn_edge.runtime.cuda.driver
@@ -49,6 +50,20 @@ class StandIn:
         """What is held, without what is not."""
         counts = {kind: self._library.standin_live(kind.encode()) for kind in HELD}
         return {kind: count for kind, count in counts.items() if count}
+
+
+def numbers(count: int = 6, start: int = 0) -> np.ndarray:
+    return np.arange(start, start + count, dtype=np.float32)
+
+
+def through(cuda: Cuda, array: np.ndarray) -> np.ndarray:
+    """Up to the GPU and down again."""
+    device = cuda.empty(array.shape, array.dtype)
+    back = np.zeros_like(array)
+    cuda.upload(device, array)
+    cuda.download(back, device)
+    cuda.synchronize()
+    return back
 
 
 @pytest.fixture(scope="session")

@@ -13,24 +13,10 @@ import pytest
 
 from pgn_edge.errors import EngineError
 from pgn_edge.runtime.cuda import Cuda, DeviceArray
+from tests.runtime.conftest import numbers, through
 
-INVALID_VALUE, OUT_OF_MEMORY, NOT_INITIALIZED, INVALID_CONTEXT = 1, 2, 3, 201
-ILLEGAL_ADDRESS, LAUNCH_FAILED, UNKNOWN = 700, 719, 31337
+INVALID_VALUE, OUT_OF_MEMORY, INVALID_CONTEXT = 1, 2, 201
 MIB = 1 << 20
-
-
-def numbers(count: int = 6, start: int = 0) -> np.ndarray:
-    return np.arange(start, start + count, dtype=np.float32)
-
-
-def through(cuda: Cuda, array: np.ndarray) -> np.ndarray:
-    """Up to the GPU and down again."""
-    device = cuda.empty(array.shape, array.dtype)
-    back = np.zeros_like(array)
-    cuda.upload(device, array)
-    cuda.download(back, device)
-    cuda.synchronize()
-    return back
 
 
 # Events.
