@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
@@ -83,10 +84,14 @@ def write_sidecar(plan: str | Path, sidecar: Sidecar) -> None:
     write_text(sidecar_path(plan), json.dumps(data, indent=2) + "\n")
 
 
-def read_sidecar(plan: str | Path) -> Sidecar:
+def read_sidecar(plan: str | Path, data: bytes | None = None) -> Sidecar:
     """Read the sidecar of `plan`, and verify the plan's sha256 before anyone parses a byte of it.
 
     A plan is code that the driver will run, so one without a matching sidecar is refused.
+
+    Args:
+        plan: its path.
+        data: its bytes, where the caller has read them to use them; then those are verified, and the file is not read.
 
     Raises:
         EngineError: plan or sidecar is missing, unreadable, or they do not belong together.
@@ -95,11 +100,11 @@ def read_sidecar(plan: str | Path) -> Sidecar:
     try:
         if path.stat().st_size > SIZE_LIMIT:
             raise _refuse(path, f"at most {SIZE_LIMIT} bytes", f"{path.stat().st_size}")
-        data: Mapping[str, Any] = json.loads(path.read_bytes())
-        if data.get("format") != FORMAT or data.get("schema") != SCHEMA:
-            raise _refuse(path, f"{FORMAT!r} of schema {SCHEMA}", f"{data.get('format')!r} {data.get('schema')!r}")
-        sidecar = _parse(data, str(path))
-        digest = sha256_file(plan)
+        facts: Mapping[str, Any] = json.loads(path.read_bytes())
+        if facts.get("format") != FORMAT or facts.get("schema") != SCHEMA:
+            raise _refuse(path, f"{FORMAT!r} of schema {SCHEMA}", f"{facts.get('format')!r} {facts.get('schema')!r}")
+        sidecar = _parse(facts, str(path))
+        digest = sha256_file(plan) if data is None else hashlib.sha256(data).hexdigest()
     except PgnEdgeError:
         raise
     except OSError as exc:
@@ -111,11 +116,18 @@ def read_sidecar(plan: str | Path) -> Sidecar:
     return sidecar
 
 
-def verify_plan(plan: str | Path, *, fingerprint: str | None = None, geometry: Geometry | None = None) -> Sidecar:
+def verify_plan(
+    plan: str | Path,
+    *,
+    data: bytes | None = None,
+    fingerprint: str | None = None,
+    geometry: Geometry | None = None,
+) -> Sidecar:
     """Everything that can be known of a plan before a byte of it is parsed: it is whole, and this machine can run it.
 
     Args:
         plan: its path; the sidecar is beside it.
+        data: its bytes, as in `read_sidecar`.
         fingerprint: of the ViT that it must be, or be for.
         geometry: of the canvas that it must have.
 
@@ -127,7 +139,7 @@ def verify_plan(plan: str | Path, *, fingerprint: str | None = None, geometry: G
             another fingerprint or geometry.
         MissingExtraError: the backend is not installed.
     """
-    sidecar = read_sidecar(plan)
+    sidecar = read_sidecar(plan, data)
     module = load_backend(sidecar.backend)
     _check_version(plan, sidecar, str(module.__version__))
     default = (name for name in known_architectures(module) if name not in NOT_BY_DEFAULT)

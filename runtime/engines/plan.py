@@ -51,15 +51,12 @@ def read_plan(path: str | Path, trusted: frozenset[str] = frozenset()) -> Plan:
     """
     if not sidecar_path(path).exists():
         return _foreign(path, trusted)
-    sidecar = verify_plan(path)
     data = _bytes(path)
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != sidecar.plan_sha256:  # between the check and the reading
-        raise EngineError(str(path), expected=f"sha256 {sidecar.plan_sha256}", got=digest, do="compile it again")
+    sidecar = verify_plan(path, data=data)
     return Plan(
         name=str(path),
         data=data,
-        sha256=digest,
+        sha256=sidecar.plan_sha256,
         backend=sidecar.backend,
         module=load_backend(sidecar.backend),
         metadata=sidecar.facts.to_metadata(),
