@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pgn_edge.errors import OutputError, PgnEdgeError
-from pgn_edge.files import atomic_write
-from pgn_edge.fingerprint import sha256_file
+from pgn_edge.files import atomic_folder, atomic_write
 from pgn_edge.sidecar import Sidecar, read_sidecar, write_sidecar
 
 CAP_BYTES = 4 << 30
@@ -80,13 +79,12 @@ class PlanCache:
         if not entry.is_dir():
             return None
         try:
-            sidecar = read_sidecar(entry / PLAN)
             shutil.copyfile(entry / PLAN, to)
+            # The copy is what is verified: another process may replace the entry at any time.
+            return read_sidecar(entry / PLAN, to.read_bytes())
         except (FileNotFoundError, PgnEdgeError):  # damaged, or on its way out
             self._remove(entry)
             return None
-        # Between the check and the copy another process may have put its own build of the same graph there.
-        return sidecar if sha256_file(to) == sidecar.plan_sha256 else None
 
     def store(self, key: str, plan: Path, sidecar: Sidecar) -> bool:
         """Keep a plan, and let the oldest entries go if the cap is passed.
@@ -99,17 +97,10 @@ class PlanCache:
         Returns:
             Whether it is there now; a full disk, for one, must not cost the plan that was just built.
         """
-        draft = self.folder / f".{key}.{secrets.token_hex(4)}"
-        try:
-            draft.mkdir()
+        with contextlib.suppress(OSError, OutputError), atomic_folder(self.folder / key) as draft:
             with atomic_write(draft / PLAN) as temporary:
                 shutil.copyfile(plan, temporary)
             write_sidecar(draft / PLAN, sidecar)
-            draft.rename(self.folder / key)
-        except (OSError, OutputError):
-            pass  # or another process has just put the same plan there
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
         self._evict()
         return (self.folder / key).is_dir()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,15 +39,51 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.replace(final)
         _sync_folder(final.parent)
     except OSError as exc:
-        raise OutputError(
-            str(final),
-            expected="a path that can be written",
-            got=exc.strerror or str(exc),
-            do="check that the folder exists, is writable and has free space",
-        ) from exc
+        raise _unwritable(final, exc) from exc
     finally:
         with contextlib.suppress(OSError):  # the folder itself may be what is missing
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path`; on success it takes its place, on failure it is removed.
+
+    What stood there before is moved aside and then removed, so that whoever looks sees a whole folder or, for a moment,
+    none. Files inside are synced by whoever writes them, with `atomic_write`.
+
+    Args:
+        path: final name; folders above it are made at need, and go again on failure.
+
+    Yields:
+        The temporary name, an empty folder.
+
+    Raises:
+        OutputError: a file stands there, a folder above is not writable, or the disk is full.
+    """
+    final = Path(path)
+    made, old = (final.with_name(f".{final.name}.{secrets.token_hex(4)}") for _ in range(2))
+    parents = [parent for parent in final.parents if not parent.exists()]
+    try:
+        made.mkdir(parents=True)
+        yield made
+        _sync_folder(made)
+        if final.is_dir():
+            final.rename(old)
+        made.rename(final)
+        _sync_folder(final.parent)
+        parents = []
+    except OSError as exc:
+        raise _unwritable(final, exc) from exc
+    finally:
+        if old.exists() and not final.exists():
+            with contextlib.suppress(OSError):  # another process has put one there meanwhile
+                old.rename(final)  # also when somebody interrupts between the two names
+        for leftover in (made, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        for parent in parents:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
 
 
 def require_writable(path: str | Path) -> None:
@@ -82,6 +119,15 @@ def write_text(path: str | Path, text: str) -> None:
         OutputError: as `atomic_write`.
     """
     write_bytes(path, text.encode())
+
+
+def _unwritable(path: Path, reason: OSError) -> OutputError:
+    return OutputError(
+        str(path),
+        expected="a path that can be written",
+        got=reason.strerror or str(reason),
+        do="check that the folder exists, is writable and has free space",
+    )
 
 
 def _sync_folder(folder: Path) -> None:

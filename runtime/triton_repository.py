@@ -5,11 +5,9 @@ Source: Triton's documentation of model repositories and of the model configurat
 
 from __future__ import annotations
 
-import contextlib
 import re
-import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +15,7 @@ import numpy as np
 
 from pgn_edge.contract import EngineFacts
 from pgn_edge.errors import EngineError, OutputError
-from pgn_edge.files import atomic_write, write_text
+from pgn_edge.files import atomic_folder, atomic_write, write_text
 from pgn_edge.fingerprint import sha256_file
 from pgn_edge.runtime.engines.base import TensorSpec
 from pgn_edge.runtime.engines.onnx_runtime import OnnxRuntimeEngine
@@ -108,7 +106,7 @@ def write_model_folder(source: str | Path, repository: str | Path, options: Serv
     config = _config(model, name, max_batch, options)
     folder = Path(repository) / name
     _refuse_another(folder, model.facts, options.force)
-    with _replaced(folder) as made:
+    with atomic_folder(folder) as made:
         write_text(made / "config.pbtxt", config)
         (made / "1").mkdir()
         copy = made / "1" / f"model{model.path.suffix}"
@@ -238,32 +236,3 @@ def _refuse_another(folder: Path, facts: EngineFacts, force: bool) -> None:
         raise OutputError(
             str(folder), expected="no model, or one of the same ViT", got="another", do="choose --name, or --force"
         )
-
-
-@contextlib.contextmanager
-def _replaced(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `folder` that takes its place on success, and is removed on failure."""
-    made, old = (folder.with_name(f".{folder.name}.{secrets.token_hex(4)}") for _ in range(2))
-    parents = [parent for parent in folder.parents if not parent.exists()]
-    try:
-        made.mkdir(parents=True)
-        yield made
-        if folder.exists():
-            folder.rename(old)
-        made.rename(folder)
-        parents = []
-    except OSError as exc:
-        raise OutputError(
-            str(folder),
-            expected="a folder that can be written",
-            got=exc.strerror or str(exc),
-            do="check that it is writable and has free space",
-        ) from exc
-    finally:
-        if old.exists() and not folder.exists():
-            old.rename(folder)  # also when somebody interrupts between the two names
-        for leftover in (made, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        for parent in parents:
-            with contextlib.suppress(OSError):
-                parent.rmdir()

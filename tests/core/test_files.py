@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pgn_edge.errors import OutputError
-from pgn_edge.files import atomic_write, cache_folder, write_bytes, write_text
+from pgn_edge.files import atomic_folder, atomic_write, cache_folder, write_bytes, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -158,6 +158,41 @@ def test_terminated_in_the_middle(tmp_path: Path, setup: str, status: int, left:
     assert path.exists() is bool(old)
     assert not old or path.read_bytes() == old
     assert len(names(tmp_path)) == left + bool(old)
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["new folder", "replaces a folder"])
+@pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path, old: bool, error: type[BaseException] | None):
+    path = tmp_path / "above" / "folder"
+    if old:
+        path.mkdir(parents=True)
+        (path / "old").touch()
+
+    def fill() -> None:
+        with atomic_folder(path) as made:
+            assert made.parent == path.parent, "a rename is atomic only within one file system"
+            (made / "new").touch()
+            assert not old or names(path) == ["old"]
+            if error:
+                raise error("on cue")
+
+    if error is None:
+        fill()
+        assert names(path) == ["new"]
+    else:
+        with pytest.raises(error):
+            fill()
+        assert names(tmp_path) == (["above"] if old else []), "folders above it go again"
+        assert not old or names(path) == ["old"]
+    assert not path.parent.exists() or names(path.parent) == ["folder"]
+
+
+def test_a_file_in_the_place_of_a_folder(tmp_path: Path):
+    (tmp_path / "taken").write_bytes(b"old")
+    with pytest.raises(OutputError, match="can be written"), atomic_folder(tmp_path / "taken") as made:
+        (made / "new").touch()
+    assert (tmp_path / "taken").read_bytes() == b"old"
+    assert names(tmp_path) == ["taken"]
 
 
 def test_where_what_can_be_made_again_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
