@@ -33,7 +33,7 @@ class LiveOptions:
     policy: Policy | None = None
     max_fps: float | None = None
     queue: int = 4
-    stall_s: float = 2.0
+    stall_s: float = 1.8
     connect_s: float = 10.0
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ from pgn_edge.runtime.live.options import LiveOptions
 
 SHORTEST_BACKOFF_S = 0.1
 # With what opening takes, a camera that is back is seen again within 5 s.
-LONGEST_BACKOFF_S = 4.0
+LONGEST_BACKOFF_S = 3.0
 TICK_S = 0.1
 # Beside those that are pending: one that is written and one that is copied.
 SPARE_SLOTS = 2
