@@ -1,4 +1,7 @@
-"""The PGN as it runs on the device: uint8 image in, canvas out, prompt inversion folded into one constant."""
+"""The PGN as it runs on the device: uint8 image in, canvas out, prompt inversion folded into one constant.
+
+Its mixture coefficients are a second output: they are there anyway, and say without labels what the camera drifts to.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +14,29 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pgn_edge.export.inversion import Inversion
 from pgn_edge.geometry import Geometry
+from pgn_edge.mixtures import COEFFICIENTS
 from pgn_edge.nn.pgn import PGN
 from pgn_edge.preprocess import Preprocess
 
 
 class DeployedPGN(nn.Module):
-    """uint8 NHWC image -> float32 canvas.
+    """uint8 NHWC image -> float32 canvas, and the mixture coefficients where they depend on the image.
 
     Args:
         pgn: trained, in evaluation mode; copied, and its batch norms folded into the convolutions.
         geometry: the canvas.
         preprocess: gives the normalisation.
         inversion: of the PGN's library.
+
+    Attributes:
+        more_outputs: names of what comes beside the canvas.
     """
 
     def __init__(self, pgn: PGN, geometry: Geometry, preprocess: Preprocess, inversion: Inversion) -> None:
         super().__init__()
         self.pgn = _fold_batch_norms(copy.deepcopy(pgn).eval())
         self.geometry = geometry
+        self.more_outputs = () if self.pgn.generator is None else (COEFFICIENTS,)
         scale, shift = (torch.from_numpy(array) for array in preprocess.affine())
         self.register_buffer("scale", scale)
         self.register_buffer("shift", shift)
@@ -40,14 +48,16 @@ class DeployedPGN(nn.Module):
         self.pixels: Tensor
         self.offset: Tensor | None
 
-    def forward(self, image: Tensor) -> Tensor:
-        """uint8 RGB (B, H, W, 3) -> canvas (B, 3, H_c, W_c), normalised units."""
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """uint8 RGB (B, H, W, 3) -> canvas (B, 3, H_c, W_c), normalised units; and coefficients (B, K, N)."""
         # Cast first: TensorRT has no uint8 arithmetic, not even Transpose.
         x = image.float().permute(0, 3, 1, 2) * self.scale + self.shift
-        patches = self.pgn.coefficients(x) @ self.pixels  # (B, K, 3P²)
+        coefficients = self.pgn.coefficients(x)  # (B, K, N)
+        patches = coefficients @ self.pixels  # (B, K, 3P²)
         if self.offset is not None:
             patches = patches + self.offset
-        return torch.cat([x, prompt_rows(patches, self.geometry)], dim=2)
+        canvas = torch.cat([x, prompt_rows(patches, self.geometry)], dim=2)
+        return (canvas, coefficients) if self.more_outputs else (canvas,)
 
 
 def prompt_rows(patches: Tensor, geometry: Geometry) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -19,13 +19,16 @@ from pgn_edge.export.naming import name_by_module
 OPSET = 20  # Gelu and LayerNormalization are single nodes, and TensorRT 10.3 reads it
 
 
-def to_onnx(module: nn.Module, example: torch.Tensor, facts: EngineFacts) -> onnx.ModelProto:
-    """Export a module with one input and one output and a free batch size.
+def to_onnx(
+    module: nn.Module, example: torch.Tensor, facts: EngineFacts, more_outputs: Sequence[str] = ()
+) -> onnx.ModelProto:
+    """Export a module with one input and a free batch size.
 
     Args:
         module: in evaluation mode.
         example: an input with a batch of 2; a batch of 1 would be taken as a constant.
         facts: become metadata_props; role and output name the tensors.
+        more_outputs: names of what the module gives after `facts.output`.
 
     Returns:
         A model that passes onnx's full check, in float32.
@@ -48,7 +51,7 @@ def to_onnx(module: nn.Module, example: torch.Tensor, facts: EngineFacts) -> onn
             verbose=False,
             opset_version=OPSET,
             input_names=[input_name],
-            output_names=[facts.output],
+            output_names=[facts.output, *more_outputs],
             dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
         )
     assert program is not None

@@ -20,6 +20,7 @@ from pgn_edge.errors import EngineError, MissingExtraError
 from pgn_edge.fingerprint import sha256_file
 from pgn_edge.geometry import Geometry
 from pgn_edge.heads import Head
+from pgn_edge.mixtures import Profile
 from pgn_edge.sidecar import FORMAT as PLAN_FORMAT
 from pgn_edge.sidecar import SIZE_LIMIT, read_sidecar, sidecar_path
 
@@ -141,6 +142,7 @@ def _read_bundle(path: Path) -> tuple[Sections, list[str]]:
         "pgn": {
             "onnx_bytes": len(bundle.pgn_onnx),
             "onnx_sha256": hashlib.sha256(bundle.pgn_onnx).hexdigest(),
+            **_profile(bundle.profile),
         },
         "certificate": bundle.certificate,
         "parity": bundle.parity,
@@ -213,6 +215,15 @@ def _facts(facts: EngineFacts) -> dict[str, Any]:
 def _geometry(geometry: Geometry) -> dict[str, Any]:
     derived = ("grid_hw", "rows", "spare", "content_hw", "canvas_hw")
     return {**geometry.to_json(), **{name: getattr(geometry, name) for name in derived}}
+
+
+def _profile(profile: Profile | None) -> Sections:
+    """The usage as a digest: hundreds of numbers are for no reader, and a difference must show."""
+    if profile is None:
+        return {}
+    about = profile.to_json()
+    digest = hashlib.sha256(json.dumps(about.pop("usage")).encode()).hexdigest()
+    return {"profile": {**about, "library": len(profile.usage), "usage_sha256": digest}}
 
 
 def _head(head: Head) -> Sections:

@@ -95,14 +95,20 @@ def require_parity(rungs: Sequence[Rung]) -> None:
 
 
 def run_onnx(model: onnx.ModelProto, batch: np.ndarray) -> np.ndarray:
-    """Run a graph with one input and one output on ONNX Runtime's CPU provider, a few frames at a time.
+    """The first output of a graph with one input, on ONNX Runtime's CPU provider, a few frames at a time.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
     """
+    return run_all(model, batch)[0]
+
+
+def run_all(model: onnx.ModelProto, batch: np.ndarray) -> list[np.ndarray]:
+    """As `run_onnx`, every output in order."""
     session = open_session(model)
     name = session.get_inputs()[0].name
-    return np.concatenate([session.run(None, {name: part})[0] for part in pieces(batch)])
+    answers = [session.run(None, {name: part}) for part in pieces(batch)]
+    return [np.concatenate(output) for output in zip(*answers, strict=True)]
 
 
 def open_session(model: onnx.ModelProto) -> Any:
@@ -126,8 +132,9 @@ def open_session(model: onnx.ModelProto) -> Any:
 
 @torch.no_grad()
 def run_torch(module: torch.nn.Module, batch: np.ndarray) -> np.ndarray:
-    """Run a module with one input on the CPU, a few frames at a time."""
-    return np.concatenate([module(torch.from_numpy(part)).numpy() for part in pieces(batch)])
+    """The first output, or the only one, of a module with one input on the CPU, a few frames at a time."""
+    answers = [module(torch.from_numpy(part)) for part in pieces(batch)]
+    return np.concatenate([(answer[0] if isinstance(answer, tuple) else answer).numpy() for answer in answers])
 
 
 def pieces(batch: np.ndarray) -> list[np.ndarray]:

@@ -28,7 +28,7 @@ class PgnGraph:
     """One form of the PGN engine.
 
     Args:
-        model: uint8 image -> canvas; facts and numerics in its metadata.
+        model: uint8 image -> canvas and mixture coefficients; facts and numerics in its metadata.
         facts: of the engine.
         numerics: which nodes stay float32 and why; empty for fp32.
     """
@@ -54,7 +54,7 @@ def pgn_graphs(
     Raises:
         ExportError: a precision that no PGN is exported in, or onnxsim changed an output.
     """
-    model = to_onnx(deployed, torch.from_numpy(images[:1]).repeat(2, 1, 1, 1), facts)
+    model = to_onnx(deployed, torch.from_numpy(images[:1]).repeat(2, 1, 1, 1), facts, deployed.more_outputs)
     if onnxsim:
         model = finish(simplify(model, images[:CALIBRATION_FRAMES]), facts)
     yield PgnGraph(model, facts)

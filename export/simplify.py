@@ -6,11 +6,11 @@ import numpy as np
 import onnx
 
 from pgn_edge.errors import ExportError, MissingExtraError
-from pgn_edge.export.parity import run_onnx
+from pgn_edge.export.parity import run_all
 
 
 def simplify(model: onnx.ModelProto, batch: np.ndarray) -> onnx.ModelProto:
-    """Run onnxsim over a graph with one input and one output.
+    """Run onnxsim over a graph with one input.
 
     Args:
         model: as exported.
@@ -27,9 +27,9 @@ def simplify(model: onnx.ModelProto, batch: np.ndarray) -> onnx.ModelProto:
     simpler, checked = onnxsim.simplify(model)
     if not checked:
         raise _refuse("a failed check of its own")
-    before, after = run_onnx(model, batch), run_onnx(simpler, batch)
-    if not np.array_equal(before, after):
-        raise _refuse(f"outputs up to {np.abs(before - after).max():.3g} apart")
+    for before, after in zip(run_all(model, batch), run_all(simpler, batch), strict=True):
+        if not np.array_equal(before, after):
+            raise _refuse(f"outputs up to {np.abs(before - after).max():.3g} apart")
     return simpler
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+SYNTHETIC = "synthetic"  # in place of the number of golden images, where a checkpoint says where it came from
 SCALES = (3, 7, 19, 53)  # cells across the picture, from broad colour to fine grain
 
 

@@ -21,8 +21,10 @@ from pgn_edge.export.inversion import Inversion, Projection, adopt_pixels, choos
 from pgn_edge.export.parity import Ladder, Rung, require_parity, run_onnx, run_torch
 from pgn_edge.export.pgn_graph import PgnGraph, pgn_graphs
 from pgn_edge.export.rounding import Mixing
+from pgn_edge.export.synthetic import SYNTHETIC
 from pgn_edge.files import require_writable, write_bytes
 from pgn_edge.fingerprint import sha256_file
+from pgn_edge.mixtures import Profile
 from pgn_edge.nn.backbones import load_backbone
 from pgn_edge.nn.checkpoint import Checkpoint, load_checkpoint, spread
 from pgn_edge.nn.pgn import PGN
@@ -109,6 +111,7 @@ def export_task(
         certificate=proof.certificate.to_json(),
         parity=tuple(rung.to_json() for rung in rungs),
         numerics=proof.graph.numerics,
+        profile=proof.profile,
         provenance={**checkpoint.provenance, "checkpoint_sha256": sha256_file(checkpoint_path)},
     )
     if options.onnx_path is not None:
@@ -145,12 +148,15 @@ class _Proof:
         ladder: its rungs; the reference is torch with the prompts as tokens.
         graph: the PGN engine in the precision asked for.
         golden: pair for the device.
+        profile: of the mixtures on all golden images; None for prompts that do not depend on the image, and where the
+            golden images are no images.
     """
 
     certificate: Certificate
     ladder: Ladder
     graph: PgnGraph
     golden: Golden
+    profile: Profile | None
 
 
 def _prove(checkpoint: Checkpoint, vit: FrozenViT, options: ExportOptions) -> _Proof:
@@ -170,7 +176,10 @@ def _prove(checkpoint: Checkpoint, vit: FrozenViT, options: ExportOptions) -> _P
     ladder = Ladder(run_torch(_TokenPath(vit, checkpoint), checkpoint.golden_images), checkpoint.head)
     mixing = Mixing(projection, coefficients[:DISTANCE_FRAMES], inversion.pixels)
     graph = _climb(ladder, checkpoint, vit, deployed, mixing, options)
-    return _Proof(certificate, ladder, graph, _golden(checkpoint, ladder.reference, deployed))
+    # Pictures made by arithmetic say nothing of what the task is shown in use.
+    measured = deployed.more_outputs and checkpoint.provenance.get("golden") != SYNTHETIC
+    profile = Profile.measure(coefficients) if measured else None
+    return _Proof(certificate, ladder, graph, _golden(checkpoint, ladder.reference, deployed), profile)
 
 
 def _invert(pgn: PGN, projection: Projection, coefficients: np.ndarray, ridge: bool) -> Inversion:

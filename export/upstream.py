@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pgn_edge.errors import CheckpointError, DataError, OutputError
 from pgn_edge.export.head_file import read_head
-from pgn_edge.export.synthetic import pictures
+from pgn_edge.export.synthetic import SYNTHETIC, pictures
 from pgn_edge.export.upstream_file import read_upstream
 from pgn_edge.files import require_writable
 from pgn_edge.fingerprint import sha256_file
@@ -224,5 +224,5 @@ def _provenance(
         "labels": Path(options.labels or "").name,
         "template": template,
         "head": "the frozen model's own" if head is None else {"file": head.name, "sha256": sha256_file(head)},
-        "golden": images or "synthetic",
+        "golden": images or SYNTHETIC,
     }

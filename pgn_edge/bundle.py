@@ -21,6 +21,7 @@ from pgn_edge.contract import EngineFacts
 from pgn_edge.errors import BundleError, PgnEdgeError
 from pgn_edge.files import write_bytes
 from pgn_edge.heads import Head
+from pgn_edge.mixtures import Profile
 from pgn_edge.npz import npz_arrays, npz_bytes
 
 FORMAT = "pgn-edge task"
@@ -85,6 +86,7 @@ class Bundle:
         certificate: what export measured of the inversion.
         parity: rungs of the parity ladder, as export measured them.
         numerics: which nodes of the PGN engine stay float32 and why; empty for fp32.
+        profile: of the mixture coefficients on the golden images of the checkpoint; None where drift is not measured.
         provenance: where the task came from (data set, training configuration, accuracies, sha256 of the checkpoint).
     """
 
@@ -96,6 +98,7 @@ class Bundle:
     certificate: Mapping[str, Any] = field(default_factory=dict)
     parity: tuple[Mapping[str, Any], ...] = ()
     numerics: Mapping[str, Any] = field(default_factory=dict)
+    profile: Profile | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -130,6 +133,7 @@ def write_bundle(path: str | Path, bundle: Bundle) -> None:
         "certificate": dict(bundle.certificate),
         "parity": [dict(rung) for rung in bundle.parity],
         "numerics": dict(bundle.numerics),
+        **({} if bundle.profile is None else {"profile": bundle.profile.to_json()}),
         "provenance": dict(bundle.provenance),
     }
     out = io.BytesIO()
@@ -163,6 +167,7 @@ def read_bundle(path: str | Path) -> Bundle:
             certificate=dict(manifest["certificate"]),
             parity=tuple(manifest["parity"]),
             numerics=dict(manifest.get("numerics", {})),
+            profile=Profile.from_json(manifest["profile"]) if "profile" in manifest else None,
             provenance=dict(manifest["provenance"]),
         )
         bundle.golden.check(bundle.facts)

@@ -16,7 +16,7 @@ Colour = tuple[int, int, int]
 Box = tuple[int, int, int, int]
 
 # BGR.
-BACKGROUND, PANEL, TRACK = (28, 24, 22), (42, 37, 34), (74, 66, 61)
+BACKGROUND, PANEL, TRACK, ALARM = (28, 24, 22), (42, 37, 34), (74, 66, 61), (80, 80, 255)
 TEXT, MUTED, ACCENT, SECOND = (245, 243, 240), (172, 162, 154), (80, 190, 255), (176, 140, 110)
 
 LOWEST, HIGHEST = 384, 1080  # of the frame on the picture, pixels
@@ -69,7 +69,7 @@ class _Style:
 
 
 def annotate(frame_bgr: np.ndarray, result: Result, facts: EngineFacts) -> np.ndarray:
-    """Draw one answer.
+    """Draw one answer, or say that the frame is degraded, and why.
 
     Args:
         frame_bgr: (h, w, 3) uint8 BGR, any size.
@@ -100,7 +100,7 @@ def annotate(frame_bgr: np.ndarray, result: Result, facts: EngineFacts) -> np.nd
 
 
 def canvas_picture(canvas_chw: np.ndarray, facts: EngineFacts) -> np.ndarray:
-    """Turn what the ViT engine saw into a picture; values outside legal RGB are clipped.
+    """Turn what the ViT engine saw into a picture; values outside legal RGB are clipped, and NaN is black.
 
     Args:
         canvas_chw: (3, H_c, W_c) float32, normalised units, RGB, as in `Result.canvas`.
@@ -110,7 +110,8 @@ def canvas_picture(canvas_chw: np.ndarray, facts: EngineFacts) -> np.ndarray:
         (H_c, W_c, 3) uint8 BGR, contiguous.
     """
     scale, shift = facts.preprocess.affine()
-    pixels = np.rint((canvas_chw - shift) / scale).clip(0, 255).astype(np.uint8)
+    pixels = np.rint((canvas_chw - shift) / scale).clip(0, 255)
+    pixels = np.nan_to_num(pixels, copy=False, nan=0).astype(np.uint8)
     return np.ascontiguousarray(pixels[::-1].transpose(1, 2, 0))
 
 
@@ -163,12 +164,19 @@ def _draw_canvas(picture: np.ndarray, layout: _Layout, result: Result, facts: En
 def _draw_answer(picture: np.ndarray, box: Box, result: Result, layout: _Layout) -> None:
     x0, y0, x1, _ = box
     _put(picture, f"task {result.task}", (x0, y0 + layout.px(12)), x1 - x0, _Style(layout.px(11), MUTED))
+    if result.degraded:
+        _put(picture, "degraded", (x0, y0 + layout.px(56)), x1 - x0, _Style(layout.px(32), ALARM, bold=True))
+        reason = f"{result.degraded}: NaN or Inf"
+        _put(picture, reason, (x0, y0 + layout.px(86)), x1 - x0, _Style(layout.px(15), ALARM))
+        return
     _put(picture, result.label, (x0, y0 + layout.px(56)), x1 - x0, _Style(layout.px(32), TEXT, bold=True))
     score = _Style(layout.px(15), ACCENT, bold=True)
     _put(picture, f"{result.score:.1%}", (x0, y0 + layout.px(86)), x1 - x0, score)
 
 
 def _draw_top(picture: np.ndarray, box: Box, result: Result, layout: _Layout) -> None:
+    if result.degraded:
+        return
     x0, y0, x1, _ = box
     _put(picture, "top 3", (x0, y0 + layout.px(12)), x1 - x0, _Style(layout.px(11), MUTED))
     bar_x0, bar_x1 = x0 + round((x1 - x0) * 0.42), x1 - layout.px(54)

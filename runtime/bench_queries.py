@@ -141,6 +141,9 @@ def chain_query(runtime: Runtime, frame: CameraFrame, frames: int) -> Query:
         runtime: with the task `TASK`.
         frame: sent `frames` times, and decoded each time.
         frames: of one query.
+
+    Raises:
+        EngineError: from the query, a frame that is degraded.
     """
     encoded = np.frombuffer(frame.data, np.uint8)
 
@@ -152,6 +155,10 @@ def chain_query(runtime: Runtime, frame: CameraFrame, frames: int) -> Query:
             results = [runtime.infer(TASK, images[0])]
         else:
             results = runtime.infer_batch([(TASK, image) for image in images])
+        degraded = next((result.degraded for result in results if result.degraded), "")
+        if degraded:
+            do = "check the precision of the engines"
+            raise EngineError("chain", expected="finite outputs", got=f"NaN or Inf: {degraded}", do=do)
         outputs = {name: np.stack([getattr(result, name) for result in results]) for name in ("embedding", "scores")}
         stages = {"decode": decode_ms, **results[0].timings_ms}
         stages["total"] = stages.pop("total")  # the last, whatever stages the runtime has

@@ -1,13 +1,14 @@
 """From images to embeddings: PGN and ViT engines whose arrays are made once, on the host or on a GPU.
 
 On a GPU everything between the pinned image and the pinned embedding is one CUDA graph: the image goes up, each PGN
-engine writes its canvas where the ViT engine reads it, and the embedding comes down.
+engine writes its canvas where the ViT engine reads it, and the embedding and the mixture coefficients come down.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import groupby, pairwise
 from time import perf_counter
 from typing import Protocol, TypeVar
@@ -16,8 +17,10 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from pgn_edge.errors import EngineError
+from pgn_edge.mixtures import COEFFICIENTS
 from pgn_edge.runtime.cuda import Cuda, DeviceArray, Event, Graph
 from pgn_edge.runtime.engines.base import DeviceEngine, Engine, parts
+from pgn_edge.runtime.guard import flaw
 
 ALIGNMENT = 256  # bytes, of an address that TensorRT takes; rows of odd sizes go through arrays of their own
 
@@ -32,11 +35,14 @@ class Chain(Protocol):
     Attributes:
         images: (n, H, W, 3) uint8 RGB; the caller fills it before a run.
         embeddings: (n, D) float32; overwritten by the next run.
+        coefficients: (K, N) float32 of each frame, its mixture coefficients; None where its PGN engine gives none, and
+            overwritten by the next run. N is the library size of the frame's own task.
         note: why it is slower than it could be; empty where it is not.
     """
 
     images: np.ndarray
     embeddings: np.ndarray
+    coefficients: list[np.ndarray | None]
     note: str
 
     def run(self) -> dict[str, float]:
@@ -47,6 +53,12 @@ class Chain(Protocol):
 
         Raises:
             EngineError: an engine failed.
+        """
+
+    def flaws(self) -> list[str]:
+        """What of the last run is not finite, the first of it for each frame; empty where all is.
+
+        It is `mixture coefficients`, `canvas` (its prompt rows, where they are on the host) or `embedding`.
         """
 
     def canvases(self) -> np.ndarray:
@@ -61,7 +73,8 @@ def link(vit: Engine, pgns: Sequence[Engine], width: int) -> Chain:
 
     Args:
         vit: input `canvas`, one output.
-        pgns: one for each frame, in order; frames of one engine should stand together. Input `image`, output `canvas`.
+        pgns: one for each frame, in order; frames of one engine should stand together. Input `image`, output `canvas`,
+            and `coefficients` where it has them.
         width: D, of the embedding.
 
     Raises:
@@ -89,9 +102,13 @@ class HostChain:
         self._embeddings = np.zeros(embeddings, np.float32)
         self.embeddings = self._embeddings[: len(pgns)]
         (output,) = vit.outputs
-        self._paint = [
-            pgn.bind({"image": self.images[part]}, {"canvas": self._canvases[part]}) for pgn, part in _turns(pgns)
-        ]
+        self._prompts = self._canvases[:, :, images[1] :]  # under the image, in every layout
+        self.coefficients: list[np.ndarray | None] = []
+        self._paint = []
+        for pgn, part in _turns(pgns):
+            outputs = {name: np.zeros(shape, np.float32) for name, shape in _mixtures(pgn, part).items()}
+            self.coefficients.extend(outputs.get(COEFFICIENTS, [None] * (part.stop - part.start)))
+            self._paint.append(pgn.bind({"image": self.images[part]}, {"canvas": self._canvases[part], **outputs}))
         self._encode = [
             vit.bind({"canvas": self._canvases[part]}, {output: self._embeddings[part]})
             for part in parts(vit.inputs["canvas"], 0, len(pgns))
@@ -106,6 +123,12 @@ class HostChain:
         for step in self._encode:
             step()
         return {"pgn": (painted - start) * 1e3, "vit": (perf_counter() - painted) * 1e3}
+
+    def flaws(self) -> list[str]:
+        """See `Chain.flaws`."""
+        # The canvas too: a ViT in int8 makes ordinary numbers of NaN.
+        rows = zip(self.coefficients, self._prompts, self.embeddings, strict=False)
+        return [flaw({"mixture coefficients": c, "canvas": canvas, "embedding": e}) for c, canvas, e in rows]
 
     def canvases(self) -> np.ndarray:
         """See `Chain.canvases`."""
@@ -137,6 +160,7 @@ class CudaChain:
                 for shape, dtype in ((images, np.uint8), (canvases, np.float32), (embeddings, np.float32))
             )
             self.embeddings = self._answers[: len(pgns)]
+            self.coefficients: list[np.ndarray | None] = []
             self._stages = self._bind(vit, pgns, owned)
             owned.callback(self._stages.clear)  # with them go what the libraries hold for each binding
             self._marks = [_event(self._cuda, owned) for _ in range(len(self._stages) + 1)]
@@ -147,27 +171,32 @@ class CudaChain:
 
     def _bind(self, vit: DeviceEngine, pgns: Sequence[DeviceEngine], owned: ExitStack) -> dict[str, list[Step]]:
         images, canvases, embeddings = self._device_images, self._canvases, self._device_embeddings
-        return {
-            "upload": [lambda: self._cuda.upload(images, self.images)],
-            "pgn": [step for pgn, part in _turns(pgns) for step in self._call(pgn, (images, canvases), part, owned)],
-            "vit": [
-                step
-                for part in parts(vit.inputs["canvas"], 0, len(pgns))
-                for step in self._call(vit, (canvases, embeddings), part, owned)
-            ],
-            "download": [lambda: self._cuda.download(self._answers, embeddings)],
-        }
+        stages: dict[str, list[Step]] = {"upload": [lambda: self._cuda.upload(images, self.images)], "pgn": []}
+        download: list[Step] = [lambda: self._cuda.download(self._answers, embeddings)]
+        for pgn, part in _turns(pgns):
+            rows = images.rows(part.start, part.stop), canvases.rows(part.start, part.stop)
+            more = {name: _array(self._cuda, owned, shape, np.float32) for name, shape in _mixtures(pgn, part).items()}
+            stages["pgn"] += self._call(pgn, rows, more, owned)
+            down = {name: _pinned(self._cuda, owned, array.shape, array.dtype) for name, array in more.items()}
+            download += [partial(self._cuda.download, down[name], array) for name, array in more.items()]
+            self.coefficients.extend(down.get(COEFFICIENTS, [None] * (part.stop - part.start)))
+        stages["vit"] = [
+            step
+            for part in parts(vit.inputs["canvas"], 0, len(pgns))
+            for step in self._call(vit, tuple(a.rows(part.start, part.stop) for a in (canvases, embeddings)), {}, owned)
+        ]
+        return {**stages, "download": download}
 
     def _call(
-        self, engine: DeviceEngine, arrays: tuple[DeviceArray, DeviceArray], part: slice, owned: ExitStack
+        self, engine: DeviceEngine, rows: tuple[DeviceArray, ...], more: Mapping[str, DeviceArray], owned: ExitStack
     ) -> list[Step]:
-        """Steps that run an engine from rows of one array to the same rows of another."""
-        cuda, (read,), (written,) = self._cuda, engine.inputs, engine.outputs
-        source, target = (array.rows(part.start, part.stop) for array in arrays)
+        """Steps that run an engine from rows of one array to rows of another; `more` are outputs beside it."""
+        cuda, (read,), (written,) = self._cuda, engine.inputs, engine.outputs.keys() - more.keys()
+        source, target = rows
         if not (source.address % ALIGNMENT or target.address % ALIGNMENT):
-            return [engine.bind_device({read: source}, {written: target})]
+            return [engine.bind_device({read: source}, {written: target, **more})]
         here, there = (_array(cuda, owned, array.shape, array.dtype) for array in (source, target))
-        queue = engine.bind_device({read: here}, {written: there})
+        queue = engine.bind_device({read: here}, {written: there, **more})
         return [lambda: cuda.copy(here, source), queue, lambda: cuda.copy(target, there)]
 
     def _queue(self) -> None:
@@ -197,6 +226,11 @@ class CudaChain:
         pairs = pairwise(self._marks)
         return {name: after.elapsed_ms(before) for name, (before, after) in zip(self._stages, pairs, strict=True)}
 
+    def flaws(self) -> list[str]:
+        """See `Chain.flaws`; what is on both sides of the canvas speaks for it."""
+        rows = zip(self.coefficients, self.embeddings, strict=True)
+        return [flaw({"mixture coefficients": c, "embedding": embedding}) for c, embedding in rows]
+
     def canvases(self) -> np.ndarray:
         """See `Chain.canvases`."""
         copy = np.empty(self._canvases.shape, np.float32)
@@ -217,6 +251,12 @@ def _turns(pgns: Sequence[AnyEngine]) -> Iterator[tuple[AnyEngine, slice]]:
         for part in parts(run[0].inputs["image"], start, start + len(run)):
             yield run[0], part
         start += len(run)
+
+
+def _mixtures(pgn: Engine, part: slice) -> dict[str, tuple[int, ...]]:
+    """Shape of the mixture coefficients of some frames, under the output's name; nothing where an engine has none."""
+    spec = pgn.outputs.get(COEFFICIENTS)
+    return {} if spec is None else {COEFFICIENTS: (part.stop - part.start, *(size or 0 for size in spec.shape[1:]))}
 
 
 def _sizes(vit: Engine, pgns: Sequence[Engine], width: int) -> Sizes:

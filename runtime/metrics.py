@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic
 from typing import Protocol
 
+from pgn_edge.errors import PairingError
 from pgn_edge.runtime.result import Result
+from pgn_edge.runtime.runtime import Runtime
 from pgn_edge.runtime.sinks import Sink, camera_of
 from pgn_edge.runtime.sources import Frame
 
@@ -17,6 +19,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Seconds: stages of a small GPU begin near 0.1 ms, and a frame of two seconds ago is of no use to anybody.
 STAGE_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 AGE_BUCKETS_S = (0.01, 0.02, 0.04, 0.08, 0.15, 0.25, 0.5, 1.0, 2.0, 5.0)
+MEASURES = ("entropy", "entropy_z", "usage_divergence")
 
 Values = tuple[str, ...]
 
@@ -44,6 +47,7 @@ class Counter:
         self._lock = threading.Lock()
         self._values: dict[Values, float] = {}
         self._readers: dict[Values, Callable[[], float]] = {}
+        self._sources: list[Callable[[], Mapping[Values, float]]] = []
 
     def add(self, amount: float, *values: str) -> None:
         """Count `amount` more, 0 or more."""
@@ -60,11 +64,22 @@ class Counter:
         with self._lock:
             self._readers[values] = read
 
+    def follow_all(self, read: Callable[[], Mapping[Values, float]]) -> None:
+        """As `follow`, for label sets that come and go: what is not among them at a scrape is not in the exposition.
+
+        Args:
+            read: called in the thread of the scrape; quick. Numbers by the values of the labels.
+        """
+        with self._lock:
+            self._sources.append(read)
+
     def lines(self) -> Iterator[str]:
         """See `Family.lines`."""
         with self._lock:
-            values, readers = dict(self._values), dict(self._readers)
+            values, readers, sources = dict(self._values), dict(self._readers), list(self._sources)
         values.update({key: read() for key, read in readers.items()})
+        for read_all in sources:
+            values.update(read_all())
         yield from _head(self._name, self._about, self.kind)
         yield from (f"{self._name}{_labels(self._labels, key)} {_number(value)}" for key, value in values.items())
 
@@ -123,14 +138,14 @@ class Metrics:
     """All numbers of an app; each of its families takes numbers from any thread.
 
     Attributes:
-        frames: answers, by camera and task.
+        frames: answers, degraded ones among them, by camera and task.
         frames_dropped: frames that gave way to newer ones, by camera.
         frame_age_s: from the capture of a frame to its answer, by camera.
         stage_s: time of each stage of the pass that an answer came from, by task and stage.
         task_swaps: tasks replaced while frames flowed, by task.
         reconnects: cameras that were opened again, by camera.
-        errors: of any kind, by kind.
-        drift: distance from the training profile, by task and measure.
+        errors: of any kind, by kind; `degraded` counts frames whose numbers were not finite.
+        drift: mixtures against the training profile, by task and measure (a field of `Drift`).
         sink_lost: what sinks lost or dropped, by sink.
     """
 
@@ -168,6 +183,8 @@ class Metrics:
         last = self._last.get(camera)
         self._last[camera] = frame.index, now
         self.frames.add(1, camera, result.task)
+        if result.degraded:
+            self.errors.add(1, "degraded")
         if last is None or last[0] != frame.index:
             self.frames_dropped.add(frame.dropped, camera)
             if frame.captured_s is not None:
@@ -184,6 +201,15 @@ class Metrics:
         """
         self.sink_lost.follow(lambda: sink.counts.lost + sink.counts.dropped, name)
 
+    def watch_runtime(self, runtime: Runtime) -> None:
+        """Follow swaps and drift of a runtime's tasks, also of those that are added later; one that is removed goes.
+
+        Args:
+            runtime: read at each scrape; frames do not wait for it.
+        """
+        self.task_swaps.follow_all(lambda: {(task,): count for task, count in runtime.swaps.items()})
+        self.drift.follow_all(lambda: _drift(runtime))
+
     def silence_s(self) -> dict[str, float | None]:
         """Seconds since the last answer by camera; None where there was none yet."""
         now = monotonic()
@@ -192,6 +218,18 @@ class Metrics:
     def render(self) -> str:
         """All numbers in the text exposition format 0.0.4."""
         return "".join(f"{line}\n" for family in self._families for line in family.lines())
+
+
+def _drift(runtime: Runtime) -> dict[Values, float]:
+    values: dict[Values, float] = {}
+    for task in runtime.tasks:
+        try:
+            drift = runtime.drift(task)
+        except PairingError:  # removed a moment ago
+            continue
+        if drift is not None:
+            values |= {(task, measure): getattr(drift, measure) for measure in MEASURES}
+    return values
 
 
 def _head(name: str, about: str, kind: str) -> tuple[str, str]:

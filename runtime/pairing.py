@@ -10,6 +10,7 @@ from pgn_edge.agreement import compare, limits
 from pgn_edge.bundle import Bundle
 from pgn_edge.contract import EngineFacts, Precision
 from pgn_edge.errors import EngineError, PairingError
+from pgn_edge.mixtures import COEFFICIENTS, SUM_TOLERANCE
 from pgn_edge.runtime.chain import Chain
 from pgn_edge.runtime.engines.base import Engine, TensorSpec
 
@@ -44,6 +45,8 @@ def check_facts(vit: EngineFacts, task: EngineFacts, task_name: str) -> None:
 def check_tensors(engine: Engine, facts: EngineFacts) -> None:
     """Compare an engine's tensors with what its file says of itself.
 
+    A PGN engine may have its mixture coefficients as a second output; without it there is no measure of drift.
+
     Raises:
         EngineError: another name, type or size.
     """
@@ -51,8 +54,17 @@ def check_tensors(engine: Engine, facts: EngineFacts) -> None:
     canvas = TensorSpec((None, 3, *geometry.canvas_hw), np.dtype(np.float32))
     image = TensorSpec((None, *geometry.content_hw, 3), np.dtype(np.uint8))
     answer = TensorSpec((None, None), np.dtype(np.float32))
-    wanted = {"image": image, "canvas": canvas} if facts.role == "pgn" else {"canvas": canvas, facts.output: answer}
+    wanted: dict[str, TensorSpec] = {"image": image, "canvas": canvas}
+    if facts.role == "vit":
+        wanted = {"canvas": canvas, facts.output: answer}
     found = {**engine.inputs, **engine.outputs}
+    if facts.role == "pgn" and COEFFICIENTS in found:
+        library = found[COEFFICIENTS].shape[-1] if found[COEFFICIENTS].shape else None
+        wanted[COEFFICIENTS] = TensorSpec((None, geometry.prompts, library or 1), np.dtype(np.float32))
+    if found.keys() != wanted.keys() and wanted.keys() <= found.keys():
+        raise EngineError(
+            engine.name, expected=f"only {', '.join(wanted)}", got=", ".join(found), do="export it again with pgn-edge"
+        )
     for name, spec in wanted.items():
         have = found.get(name)
         same = have is not None and have.dtype == spec.dtype and len(have.shape) == len(spec.shape)
@@ -66,6 +78,26 @@ def check_tensors(engine: Engine, facts: EngineFacts) -> None:
             )
 
 
+def check_profile(engine: Engine, bundle: Bundle) -> None:
+    """Compare a bundle's profile with the mixtures that its PGN engine gives.
+
+    Raises:
+        PairingError: another library size, or a profile and no mixtures.
+    """
+    if bundle.profile is None:
+        return
+    have = engine.outputs[COEFFICIENTS].shape[-1] if COEFFICIENTS in engine.outputs else None
+    if have != len(bundle.profile.usage):
+        raise PairingError(
+            f"task {bundle.name}: profile",
+            expected=f"one of {have} library tokens, as {engine.name} has"
+            if have
+            else "none, as the PGN gives no mixtures",
+            got=f"one of {len(bundle.profile.usage)}",
+            do="export the task again",
+        )
+
+
 def check_golden(bundle: Bundle, vit_facts: EngineFacts, chain: Chain, turn: AbstractContextManager[object]) -> None:
     """Run the golden pair on this device, the way that frames will go.
 
@@ -76,11 +108,14 @@ def check_golden(bundle: Bundle, vit_facts: EngineFacts, chain: Chain, turn: Abs
         turn: held for the time of each golden frame.
 
     Raises:
-        PairingError: canvas, embedding or class differ from what export stored.
+        PairingError: canvas, embedding or class differ from what export stored, or the mixtures are none.
         EngineError: an engine failed.
     """
     golden, facts = bundle.golden, bundle.facts
-    canvas, embedding = _answers(chain, golden.images, turn)
+    canvas, embedding, sums = _answers(chain, golden.images, turn)
+    sum_error = _largest(sums - 1)
+    if not sum_error <= SUM_TOLERANCE:
+        raise _mismatch(bundle, "mixture coefficients", f"sums within {SUM_TOLERANCE:g} of 1", sum_error)
     top = facts.geometry.content_hw[0]
     image_error = _largest(canvas[:, :, :top] - facts.preprocess.normalise(golden.images))
     if not image_error <= IMAGE_TOLERANCE:
@@ -99,16 +134,20 @@ def check_golden(bundle: Bundle, vit_facts: EngineFacts, chain: Chain, turn: Abs
         raise _mismatch(bundle, "class", "the stored top-1 on every golden frame", agreement)
 
 
-def _answers(chain: Chain, images: np.ndarray, turn: AbstractContextManager[object]) -> tuple[np.ndarray, np.ndarray]:
-    """Canvas and embedding of each image."""
-    canvases, embeddings = [], []
+def _answers(
+    chain: Chain, images: np.ndarray, turn: AbstractContextManager[object]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Canvas and embedding of each image, and what its mixtures sum to: (M, K), 1 where the PGN does not give them."""
+    canvases, embeddings, sums = [], [], []
     for image in images:
         with turn:
             chain.images[0] = image
             chain.run()
             canvases.append(chain.canvases()[0])
             embeddings.append(chain.embeddings[0].copy())
-    return np.stack(canvases), np.stack(embeddings)
+            mixtures = chain.coefficients[0]
+            sums.append(np.ones(1) if mixtures is None else mixtures.sum(axis=-1, dtype=np.float64))
+    return np.stack(canvases), np.stack(embeddings), np.stack(sums)
 
 
 def _largest(array: np.ndarray) -> float:

@@ -13,15 +13,15 @@ import numpy as np
 
 from pgn_edge.contract import EngineFacts
 from pgn_edge.errors import EngineError, PairingError
-from pgn_edge.heads import Head
 from pgn_edge.runtime.chain import Chain, link
+from pgn_edge.runtime.drift import Drift
 from pgn_edge.runtime.engines import DeviceEngine, Engine, EngineOptions, open_engine
 from pgn_edge.runtime.engines.base import Provider, infer_all
 from pgn_edge.runtime.pairing import check_tensors
-from pgn_edge.runtime.result import Result
+from pgn_edge.runtime.result import Result, judge
 from pgn_edge.runtime.tasks import Loader, Task
 
-MOST_CHAINS = 8  # of batches, kept bound; each holds a canvas for every frame
+MOST_BOUND = 128  # frames of the batches that are kept bound; each holds a canvas
 
 
 class Runtime:
@@ -60,6 +60,7 @@ class Runtime:
     ) -> None:
         self._options, self._canvases = EngineOptions(provider, threads, gpu), canvases
         self._tasks: dict[str, Task] = {}
+        self._swaps: dict[str, int] = {}
         self._chains: dict[tuple[str, ...], Chain] = {}
         self._lock, self._closed = RLock(), False
         self._vit = open_engine(vit, self._options) if isinstance(vit, str | Path) else vit
@@ -95,7 +96,7 @@ class Runtime:
             except BaseException:
                 task.close()
                 raise
-            self._tasks[name] = task
+            self._tasks[name], self._swaps[name] = task, 0
 
     def swap(self, name: str, path: str | Path) -> None:
         """Put another bundle in the place of a task, between two frames.
@@ -116,6 +117,7 @@ class Runtime:
                 task.close()
                 raise
             old, self._tasks[name] = self._tasks[name], task
+            self._swaps[name] += 1
             stale = self._drop_chains(name)
         self._close(stale, old)
 
@@ -127,7 +129,7 @@ class Runtime:
         """
         with self._lock:
             old = self._task(name)
-            del self._tasks[name]
+            del self._tasks[name], self._swaps[name]
             stale = self._drop_chains(name)
         self._close(stale, old)
 
@@ -135,6 +137,20 @@ class Runtime:
     def tasks(self) -> dict[str, Task]:
         """Loaded tasks by name."""
         return dict(self._tasks)
+
+    @property
+    def swaps(self) -> dict[str, int]:
+        """How often each loaded task was swapped since it was added."""
+        return dict(self._swaps)
+
+    def drift(self, name: str) -> Drift | None:
+        """How far a task's mixtures are from its training data; None without a profile, or before its first frame.
+
+        Raises:
+            PairingError: no such task.
+        """
+        monitor = self._task(name).monitor
+        return None if monitor is None else monitor.read()
 
     @property
     def vit(self) -> Engine:
@@ -157,7 +173,7 @@ class Runtime:
         Raises:
             PairingError: no such task.
             DataError: not a colour frame.
-            EngineError: an engine failed.
+            EngineError: an engine failed; a frame whose numbers are not finite is no error but a degraded result.
         """
         return self.infer_batch([(task, frame_bgr)])[0]
 
@@ -190,19 +206,15 @@ class Runtime:
                 chain.images[row] = task.facts.preprocess(frames[index][1], "BGR")
         timings.update(chain.run())
         with _timed(timings, "head"):
-            scores = _scores(tasks, chain.embeddings)
+            answers = _answers(tasks, chain)
         canvases = chain.canvases() if self._canvases else None
         timings["total"] = sum(timings.values())
-        results = {
-            index: _result(
-                (names[row], tasks[row].head),
-                scores[row],
-                chain.embeddings[row].copy(),
-                None if canvases is None else canvases[row],
-                timings,
-            )
-            for row, index in enumerate(order)
-        }
+        results = {}
+        for row, (index, (scores, degraded)) in enumerate(zip(order, answers, strict=True)):
+            labels, best = tasks[row].head.labels, int(scores.argmax())
+            label, score = "" if degraded else labels[best], float(scores[best])
+            canvas, embedding = None if canvases is None else canvases[row], chain.embeddings[row].copy()
+            results[index] = Result(names[row], label, score, scores, labels, embedding, canvas, timings, degraded)
         return [results[index] for index in range(len(frames))]
 
     def close(self) -> None:
@@ -214,6 +226,7 @@ class Runtime:
                 task.close()
             self._chains.clear()
             self._tasks.clear()
+            self._swaps.clear()
             self._vit.close()
             self._closed = True
 
@@ -237,7 +250,7 @@ class Runtime:
             return tasks[0].chain
         chain = self._chains.pop(names, None)
         if chain is None:
-            while len(self._chains) >= MOST_CHAINS:
+            while self._chains and sum(map(len, self._chains)) + len(names) > MOST_BOUND:
                 self._chains.pop(next(iter(self._chains))).close()
             chain = link(self._vit, [task.pgn for task in tasks], self._loader.width)
         self._chains[names] = chain
@@ -269,23 +282,15 @@ class Runtime:
         return width
 
 
-def _scores(tasks: Sequence[Task], embeddings: np.ndarray) -> list[np.ndarray]:
-    with np.errstate(invalid="ignore", over="ignore"):  # NaN and Inf are refused with the result
-        return [task.head.scores(embeddings[i : i + 1])[0] for i, task in enumerate(tasks)]
-
-
-def _result(
-    task: tuple[str, Head],
-    scores: np.ndarray,
-    embedding: np.ndarray,
-    canvas: np.ndarray | None,
-    timings: dict[str, float],
-) -> Result:
-    name, head = task
-    if not np.isfinite(scores).all():
-        raise EngineError(f"task {name}", expected="finite scores", got="NaN or Inf", do="check the engine's precision")
-    best = int(scores.argmax())
-    return Result(name, head.labels[best], float(scores[best]), scores, head.labels, embedding, canvas, timings)
+def _answers(tasks: Sequence[Task], chain: Chain) -> list[tuple[np.ndarray, str]]:
+    """Scores of each frame, and what was not finite; the drift of a task is followed where nothing was."""
+    answers = []
+    for task, embedding, mixtures, flaw in zip(tasks, chain.embeddings, chain.coefficients, chain.flaws(), strict=True):
+        scores, degraded = judge(task.head, embedding[None], flaw)
+        if task.monitor is not None and mixtures is not None and not degraded:
+            task.monitor.observe(mixtures)
+        answers.append((scores, degraded))
+    return answers
 
 
 @contextmanager

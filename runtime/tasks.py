@@ -10,8 +10,9 @@ from pgn_edge.bundle import read_bundle
 from pgn_edge.contract import EngineFacts
 from pgn_edge.heads import Head
 from pgn_edge.runtime.chain import Chain, link
+from pgn_edge.runtime.drift import Monitor
 from pgn_edge.runtime.engines import Engine, EngineOptions, open_pgn
-from pgn_edge.runtime.pairing import check_facts, check_golden, check_tensors
+from pgn_edge.runtime.pairing import check_facts, check_golden, check_profile, check_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,12 +24,14 @@ class Task:
         head: the classifier on embeddings; its labels are the task's.
         pgn: the PGN engine; the Runtime closes it.
         chain: for frames that come one by one; likewise.
+        monitor: of its drift, since it was loaded; None where the bundle has no profile.
     """
 
     facts: EngineFacts
     head: Head
     pgn: Engine
     chain: Chain
+    monitor: Monitor | None
 
     def close(self) -> None:
         """Give its memory back."""
@@ -73,12 +76,15 @@ class Loader:
                 pgn = open_pgn(bundle, path, self.vit, self.options)
             opened.callback(self._close, pgn)
             check_tensors(pgn, bundle.facts)
+            check_profile(pgn, bundle)
             with self.turn:
                 chain = link(self.vit, [pgn], self.width)
             opened.callback(self._close, chain)
             check_golden(bundle, self.facts, chain, self.turn)
             opened.pop_all()
-        return Task(bundle.facts, bundle.head, pgn, chain)
+        profile = bundle.profile
+        monitor = None if profile is None else Monitor(profile, bundle.facts.geometry.prompts)
+        return Task(bundle.facts, bundle.head, pgn, chain, monitor)
 
     def _close(self, made: Engine | Chain) -> None:
         with self.turn:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pgn_edge.cli.console import engine_options, json_option, print_json, print_table, vit_option
+
+if TYPE_CHECKING:
+    from pgn_edge.runtime.result import Result
 
 
 @click.command()
@@ -29,9 +32,10 @@ def predict(images: tuple[str, ...], vit: str, task: str, top: int, as_json: boo
         answers = [
             {
                 "image": image,
-                "label": result.label,
+                "label": None if result.degraded else result.label,
                 "score": result.score,
                 "top": [{"label": label, "score": score} for label, score in result.top(top)],
+                "degraded": result.degraded or None,
                 "timings_ms": dict(result.timings_ms),
             }
             for image, result in zip(images, results, strict=True)
@@ -39,11 +43,18 @@ def predict(images: tuple[str, ...], vit: str, task: str, top: int, as_json: boo
         print_json({"task": name, "images": answers})
         return
     rows = [
-        (image if rank == 0 else "", label, f"{score:.1%}")
+        (image if rank == 0 else "", label, score)
         for image, result in zip(images, results, strict=True)
-        for rank, (label, score) in enumerate(result.top(top))
+        for rank, (label, score) in enumerate(_lines(result, top))
     ]
     print_table(f"Task {name}", ("image", "label", "probability"), rows)
+
+
+def _lines(result: Result, top: int) -> list[tuple[str, str]]:
+    """Classes with their probabilities; one line that says why, where there is no answer."""
+    if result.degraded:
+        return [(f"degraded: {result.degraded} not finite", "-")]
+    return [(label, f"{score:.1%}") for label, score in result.top(top)]
 
 
 COMMANDS = (predict,)

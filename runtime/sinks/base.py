@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Literal, Protocol
@@ -64,6 +65,25 @@ class Tally:
         with self._lock:
             self._counts = replace(self._counts, errors=self._counts.errors + 1, last_error=reason)
 
+    @contextmanager
+    def attempt(self, on_error: OnError, *, sent: int = 1) -> Iterator[None]:
+        """Count something that is offered and written here, or lost by an OutputError.
+
+        Args:
+            on_error: whether that is raised again.
+            sent: what counts as sent where it was written; 0 where only the end of the file will tell.
+        """
+        self.add(offered=1)
+        try:
+            yield
+        except OutputError as exc:
+            self.add(lost=1)
+            self.fail(exc.got)
+            if on_error == "raise":
+                raise
+        else:
+            self.add(sent=sent)
+
 
 class Sink(Protocol):
     """A context manager that keeps what it is given; left by an exception, it leaves no file behind."""
@@ -103,14 +123,18 @@ def camera_of(frame: Frame) -> str:
 
 
 def record(frame: Frame, result: Result) -> dict[str, Any]:
-    """The JSON object of one answer, the same in a JSONL file, a webhook and MQTT."""
+    """The JSON object of one answer, the same in a JSONL file, a webhook and MQTT.
+
+    A degraded frame has no label: it is null, and `degraded` says what was not finite.
+    """
     return {
         "index": frame.index,
         "name": frame.name,
         "time_s": round(frame.time_s, 6),
         "task": result.task,
-        "label": result.label,
+        "label": None if result.degraded else result.label,
         "score": round(result.score, 6),
         "top": [{"label": label, "score": round(score, 6)} for label, score in result.top(TOP)],
+        "degraded": result.degraded or None,
         "timings_ms": {stage: round(value_ms, 3) for stage, value_ms in result.timings_ms.items()},
     }

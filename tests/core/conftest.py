@@ -17,6 +17,7 @@ from pgn_edge.contract import EngineFacts
 from pgn_edge.errors import BundleError
 from pgn_edge.geometry import Geometry
 from pgn_edge.heads import Head
+from pgn_edge.mixtures import Profile
 from pgn_edge.preprocess import Preprocess
 
 NvidiaSmi = Callable[[str], None]
@@ -59,6 +60,7 @@ def bundle() -> Bundle:
         golden=golden,
         certificate={"rank": 128, "residual": 1e-15},
         parity=({"rung": "torch canvas", "passed": True},),
+        profile=Profile(32, (0.25, 0.5, 0.25, 0.0), 0.75, 0.0625, 0.03125),
         provenance={"data": "pets", "accuracy": 0.9},
     )
 

@@ -48,6 +48,16 @@ def test_the_same_bundle_gives_the_same_bytes(tmp_path: Path, good: bytes):
     assert path.read_bytes() == good
 
 
+def test_a_manifest_without_a_profile_is_a_bundle_too(
+    tmp_path: Path, bundle: Bundle, rehashed: Callable[..., bytes], parts: dict[str, bytes]
+):
+    read = read_bundle_bytes(tmp_path, rehashed(parts, lambda manifest: manifest.pop("profile")))
+    assert read.profile is None
+    write_bundle(tmp_path / "task.pgn", read)
+    assert b'"profile"' not in (tmp_path / "task.pgn").read_bytes()
+    assert read.provenance == bundle.provenance
+
+
 def test_every_member_is_stored_and_hashed(good: bytes, parts: dict[str, bytes]):
     with zipfile.ZipFile(io.BytesIO(good)) as archive:
         assert tuple(archive.namelist()) == MEMBERS
@@ -148,6 +158,18 @@ def drop(key: str) -> Callable[[dict[str, Any]], None]:
         pytest.param(put("certificate", value=3), id="certificate is a number"),
         pytest.param(put("parity", value=1), id="parity is a number"),
         pytest.param(put("provenance", value="text"), id="provenance is text"),
+        pytest.param(put("profile", value=None), id="profile is null"),
+        pytest.param(put("profile", "usage", value=[]), id="a profile of no tokens"),
+        pytest.param(put("profile", "usage", value=[0.5, 0.6]), id="a usage that sums to more than 1"),
+        pytest.param(put("profile", "usage", value=[1.5, -0.5]), id="a negative usage"),
+        pytest.param(put("profile", "usage", value=[float("nan"), 1]), id="NaN in the usage"),
+        pytest.param(put("profile", "usage", value=[1, float("nan")]), id="NaN at the end of the usage"),
+        pytest.param(put("profile", "usage", value={"a": 1}), id="usage is an object"),
+        pytest.param(put("profile", "frames", value=0), id="a profile of no frames"),
+        pytest.param(put("profile", "entropy_mean", value=1.5), id="an entropy beyond 1"),
+        pytest.param(put("profile", "entropy_std", value=0), id="an entropy without spread"),
+        pytest.param(put("profile", "entropy_std", value=float("inf")), id="an infinite spread"),
+        pytest.param(put("profile", "divergence_of_halves", value=float("nan")), id="NaN between the halves"),
         pytest.param(put("members", "pgn.onnx", value={}), id="a member without a hash"),
         pytest.param(put("members", "pgn.onnx", "sha256", value="line\nbreak"), id="a hash with a newline"),
     ],

@@ -51,7 +51,7 @@ class Setup:
         self.images = np.random.default_rng(3).integers(0, 256, (4, *self.geometry.content_hw, 3), np.uint8)
         self.normalised = torch.from_numpy(self.preprocess.normalise(self.images))
         with torch.no_grad():
-            self.canvas = self.deployed(torch.from_numpy(self.images)).numpy()
+            self.canvas, *self.more = (output.numpy() for output in self.deployed(torch.from_numpy(self.images)))
 
 
 @pytest.fixture(params=CASES)
@@ -79,6 +79,15 @@ def test_the_slots_hold_what_numpy_computes(case: Setup):
             np.testing.assert_allclose(
                 case.canvas[frame, :, y0:y1, x0:x1].ravel(), pixels, rtol=0, atol=2e-4 * np.abs(pixels).max()
             )
+
+
+def test_the_second_output_is_what_torch_mixes_with(case: Setup):
+    if case.pgn.config.generator == "constant":
+        assert case.more == [], "mixtures that never change say nothing of the image"
+        return
+    with torch.no_grad():
+        mixtures = case.pgn.coefficients(case.normalised).numpy()
+    np.testing.assert_allclose(case.more[0], mixtures, rtol=0, atol=1e-5)
 
 
 def test_spare_slots_are_zero_and_nothing_else_is(case: Setup):

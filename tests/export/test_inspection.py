@@ -67,6 +67,10 @@ def test_a_bundle(tiny_pair, name: str):
     assert shown["golden"] == {"frames": 4, "top1": [bundle.head.labels[i] for i in bundle.golden.top1]}
     assert shown["provenance"] == bundle.provenance
     assert shown["pgn"]["onnx_sha256"] == hashlib.sha256(bundle.pgn_onnx).hexdigest()
+    about = bundle.profile.to_json()
+    usage = json.dumps(about.pop("usage")).encode()
+    assert shown["pgn"]["profile"] == {**about, "library": 32, "usage_sha256": hashlib.sha256(usage).hexdigest()}
+    assert list(shown["graph"]["outputs"]) == ["canvas", "coefficients"]
 
 
 def test_the_geometry_says_where_the_prompts_go(tiny_pair):

@@ -40,6 +40,13 @@ def test_only_what_differs(changed, tiny_pair):
     }
 
 
+def test_another_profile_shows_although_its_numbers_do_not(changed, tiny_pair):
+    profile = read_bundle(tiny_pair.task).profile
+    found = changed(profile=replace(profile, usage=profile.usage[::-1], frames=25))
+    assert set(found) == {"pgn.profile.usage_sha256", "pgn.profile.frames"}
+    assert set(changed(profile=None)) == {"pgn.profile"}
+
+
 def test_one_rung_more_is_one_difference(changed, tiny_pair):
     first, last = read_bundle(tiny_pair.task).parity
     found = changed(parity=(first, {"rung": "between", "cosine": 1.0}, {**last, "cosine": 0.5}))

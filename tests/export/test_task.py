@@ -21,7 +21,7 @@ import pgn_edge.nn.backbones
 from pgn_edge.bundle import read_bundle
 from pgn_edge.contract import EngineFacts
 from pgn_edge.errors import CheckpointError, ExportError, InversionError, OutputError, ParityError
-from pgn_edge.export.parity import run_onnx
+from pgn_edge.export.parity import run_all
 from pgn_edge.export.precision import to_half
 from pgn_edge.export.task import DISTANCE_FRAMES, GOLDEN_FRAMES, ExportOptions, export_task
 from pgn_edge.nn.builtin import PREPROCESS, CharacterNet
@@ -70,6 +70,47 @@ def test_the_golden_pair_is_torchs_answer(tiny_pair, tiny_checkpoint: Path, tiny
     assert golden.top1.tolist() == checkpoint.head.logits(embedding).argmax(axis=1).tolist()
     stored = {frame.tobytes() for frame in checkpoint.golden_images}
     assert all(frame.tobytes() in stored for frame in golden.images)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_profile_is_that_of_all_golden_images(tiny_pair, tiny_checkpoint: Path, precision: str):
+    bundle = read_bundle(tiny_pair.task if precision == "fp32" else tiny_pair.task_fp16)
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    with torch.no_grad():
+        images = torch.from_numpy(checkpoint.preprocess.normalise(checkpoint.golden_images))
+        mixtures = checkpoint.pgn.coefficients(images).double().numpy()
+    profile = bundle.profile
+    assert profile.frames == 24
+    np.testing.assert_allclose(profile.usage, mixtures.mean(axis=(0, 1)), rtol=0, atol=1e-6)
+    entropy = -(mixtures * np.log(mixtures)).sum(axis=2).mean(axis=1) / np.log(32)
+    assert profile.entropy_mean == pytest.approx(entropy.mean(), abs=1e-6)
+    assert profile.entropy_std == pytest.approx(max(entropy.std(), 1e-3), abs=1e-6)
+    assert 0 <= profile.halves < 0.01
+
+
+def test_the_mixtures_are_the_second_output_in_every_precision(tiny_pair, tiny_checkpoint: Path):
+    checkpoint, found = load_checkpoint(tiny_checkpoint), {}
+    for path in (tiny_pair.task, tiny_pair.task_fp16):
+        bundle = read_bundle(path)
+        model = onnx.load_model_from_string(bundle.pgn_onnx)
+        _, found[bundle.facts.precision] = run_all(model, bundle.golden.images)
+    with torch.no_grad():
+        image = torch.from_numpy(checkpoint.preprocess.normalise(bundle.golden.images))
+        expected = checkpoint.pgn.coefficients(image).numpy()
+    np.testing.assert_allclose(found["fp32"], expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found["fp16"], expected, rtol=0, atol=1e-3)
+    assert found["fp16"].dtype == np.float32
+    np.testing.assert_allclose(found["fp16"].sum(axis=-1), 1, rtol=0, atol=1e-6)  # rounded to fp16 it would be 1e-3
+
+
+def test_prompts_that_do_not_look_at_the_image_have_no_profile(
+    tiny_checkpoint: Path, use_tiny_backbone: Backbone, tmp_path: Path
+):
+    pgn = PGN(PgnConfig("constant", 16, 16, use_tiny_backbone.vit.width, 16)).eval()
+    export_task(change(tmp_path, tiny_checkpoint, pgn=pgn), tmp_path / "task.pgn")
+    bundle = read_bundle(tmp_path / "task.pgn")
+    model = onnx.load_model_from_string(bundle.pgn_onnx)
+    assert ([value.name for value in model.graph.output], bundle.profile) == (["canvas"], None)
 
 
 def test_the_same_checkpoint_gives_the_same_bytes(tiny_pair, tiny_checkpoint, use_tiny_backbone, tmp_path: Path):
@@ -272,10 +313,11 @@ def test_simplify_changes_no_output(tiny_pair, tiny_checkpoint: Path, use_tiny_b
     export_task(tiny_checkpoint, tmp_path / "task.pgn", ExportOptions(simplify=True))
     images = read_bundle(tiny_pair.task).golden.images
     before, after = (
-        run_onnx(onnx.load_model_from_string(read_bundle(path).pgn_onnx), images)
+        run_all(onnx.load_model_from_string(read_bundle(path).pgn_onnx), images)
         for path in (tiny_pair.task, tmp_path / "task.pgn")
     )
-    np.testing.assert_array_equal(before, after)
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_simplifier_that_changes_an_output_is_refused(

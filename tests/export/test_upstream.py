@@ -129,6 +129,7 @@ def test_the_checkpoint_exports(upstream: Path, tmp_path: Path, use_tiny_backbon
     assert all(rung["passed"] for rung in bundle.parity)
     assert bundle.facts.preprocess.mean == MEAN
     assert bundle.provenance["golden"] == "synthetic"
+    assert bundle.profile is None, "of pictures made by arithmetic"
 
 
 # The published files.

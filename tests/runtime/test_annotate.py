@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -109,6 +111,35 @@ def test_fewer_than_three_classes(labels: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("label", ["", "two\nlines", "Größe 猫", "{}%s"], ids=repr)
 def test_any_label_can_be_drawn(label: str) -> None:
     annotate(np.zeros((64, 64, 3), np.uint8), result_for(FACTS, (label, "b")), FACTS)
+
+
+def test_a_degraded_frame_has_no_label_and_no_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame_bgr, good = np.zeros((120, 160, 3), np.uint8), result_for(FACTS)
+    bad = replace(good, degraded="canvas", label="", score=0.0, scores=np.zeros(4, np.float32))
+    bad.canvas[:, 64:] = np.nan
+    words: list[str] = []
+    put_text = cv2.putText
+
+    def listen(picture: np.ndarray, text: str, *rest: Any) -> Any:
+        words.append(text)
+        return put_text(picture, text, *rest)
+
+    monkeypatch.setattr(cv2, "putText", listen)
+    picture = annotate(frame_bgr, bad, FACTS)
+    assert {"degraded", "canvas: NaN or Inf"} <= set(words)
+    assert not {"cat", "dog", "top 3", "0.0%"} & set(words)
+    assert picture.shape == annotate(frame_bgr, good, FACTS).shape
+    panel = picture[390:].reshape(-1, 3).tolist()
+    assert list(ACCENT) not in panel, "a bar is drawn"
+    assert list(ACCENT) in annotate(frame_bgr, good, FACTS)[390:].reshape(-1, 3).tolist()
+
+
+def test_canvas_picture_shows_nan_as_black() -> None:
+    canvas = np.full((3, 80, 64), np.nan, np.float32)
+    canvas[:, 0, 0] = np.inf, -np.inf, np.nan
+    picture = canvas_picture(canvas, FACTS)
+    assert picture[0, 0].tolist() == [0, 0, 255]
+    assert not picture[1:].any()
 
 
 def test_grey_frame_is_refused() -> None:

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from pgn_edge.errors import EngineError
-from pgn_edge.runtime import bench_queries, bench_rounds
+from pgn_edge.runtime import Runtime, bench_queries, bench_rounds
 from pgn_edge.runtime.bench import run_bench
 from pgn_edge.runtime.bench_compare import compare, read_earlier, rival_verdicts
 from pgn_edge.runtime.bench_costs import _weighed
 from pgn_edge.runtime.bench_options import BenchOptions
+from pgn_edge.runtime.bench_queries import TASK, camera_frame, chain_query
 from pgn_edge.runtime.bench_report import bench_json
-from pgn_edge.runtime.engines import FakeEngine, TensorSpec
+from pgn_edge.runtime.engines import FakeEngine, OnnxRuntimeEngine, TensorSpec
 
 FAST = BenchOptions(samples=3, warmup=1)
 
@@ -34,6 +35,21 @@ def test_outputs_that_are_not_finite() -> None:
     with pytest.raises(EngineError, match="finite"):
         run_bench(engine, options=FAST)
     assert engine.closed
+
+
+def test_a_chain_whose_frames_are_degraded(tiny_pair) -> None:
+    real = OnnxRuntimeEngine(tiny_pair.vit, "vit", 1)
+    broken = False
+
+    def run(feeds: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        return {name: array * np.nan if broken else array for name, array in real.infer(feeds).items()}
+
+    with Runtime(FakeEngine(real.inputs, real.outputs, run, metadata=real.metadata), {TASK: tiny_pair.task}) as runtime:
+        query = chain_query(runtime, camera_frame(FAST, np.random.default_rng(0)), 1)
+        query.run()
+        broken = True
+        with pytest.raises(EngineError, match="expected finite outputs, got NaN or Inf: embedding"):
+            query.run()
 
 
 def test_outputs_that_change() -> None:

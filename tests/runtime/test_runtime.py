@@ -16,12 +16,15 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+import pgn_edge.runtime.tasks as tasks_module
 from pgn_edge.bundle import Bundle, read_bundle, write_bundle
 from pgn_edge.errors import BundleError, DataError, EngineError, PairingError, PgnEdgeError
 from pgn_edge.export.frozen import VitOptions, export_vit
+from pgn_edge.heads import Head
 from pgn_edge.nn.checkpoint import load_checkpoint
 from pgn_edge.runtime import Result, Runtime
 from pgn_edge.runtime.engines import FakeEngine, OnnxRuntimeEngine
+from pgn_edge.runtime.result import judge
 
 FRAMES = 1000
 
@@ -213,15 +216,74 @@ def test_a_name_that_is_taken_is_refused(runtime, tiny_pair):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=["NaN", "Inf", "-Inf"])
-def test_an_answer_that_is_no_number_is_refused(tiny_pair, value: float):
+def test_a_frame_whose_embedding_is_no_number_is_degraded(tiny_pair, value: float):
     vit = FlakyViT(tiny_pair.vit)
     with Runtime(vit, {"a": tiny_pair.task}) as runtime:
         good = runtime.infer("a", frame(1))
-        vit.spoil = lambda array: np.full_like(array, value)
-        with pytest.raises(EngineError, match="finite"):
-            runtime.infer("a", frame(1))
+        vit.spoil = lambda array: np.where(np.arange(len(array))[:, None] == 1, value, array).astype(np.float32)
+        first, second, third = runtime.infer_batch([("a", frame(1))] * 3)
+        assert first.label == third.label == good.label, "the others in the batch are answered"
+        assert (first.degraded, third.degraded, second.degraded) == ("", "", "embedding")
+        assert (second.label, second.score, second.top(3)) == ("", 0.0, [])
+        assert second.scores.shape == good.scores.shape
+        assert not second.scores.any()
+        assert not np.isfinite(second.embedding).all(), "as the engine gave it"
+        assert runtime.drift("a").frames == 3, "what is degraded drifts nowhere"
         vit.spoil = None
         assert runtime.infer("a", frame(1)).label == good.label
+
+
+class SpoiltPgn(FakeEngine):
+    """The real PGN engine behind a fake one, which can spoil any of its outputs."""
+
+    def __init__(self, data: bytes) -> None:
+        real = OnnxRuntimeEngine(data, "pgn.onnx")
+        self.spoilt: dict[str, tuple[int, ...]] = {}
+
+        def run(feeds: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+            answer = real.infer(feeds)
+            for name, place in self.spoilt.items():
+                answer[name][place] = np.nan
+            return answer
+
+        super().__init__(real.inputs, real.outputs, run, metadata=real.metadata)
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "reason"),
+    [
+        pytest.param({"coefficients": (0, 15, 31)}, "mixture coefficients", id="one coefficient"),
+        pytest.param({"canvas": (0, 2, 79, 63)}, "canvas", id="the last prompt pixel"),
+        pytest.param(
+            {"canvas": (0, 0, 64, 0), "coefficients": (0, 0, 0)}, "mixture coefficients", id="both: the cause"
+        ),
+    ],
+)
+def test_nan_that_an_int8_vit_would_hide(
+    tiny_pair, monkeypatch: pytest.MonkeyPatch, spoilt: dict[str, tuple[int, ...]], reason: str
+):
+    made: list[SpoiltPgn] = []
+
+    def open_pgn(bundle: Bundle, *_: Any) -> SpoiltPgn:
+        made.append(SpoiltPgn(bundle.pgn_onnx))
+        return made[-1]
+
+    monkeypatch.setattr(tasks_module, "open_pgn", open_pgn)
+    vit = FlakyViT(tiny_pair.vit)
+    with Runtime(vit, {"a": tiny_pair.task}, canvases=True) as runtime:
+        good = runtime.infer("a", frame(1))
+        made[0].spoilt, vit.spoil = spoilt, np.nan_to_num
+        bad = runtime.infer("a", frame(1))
+        assert np.isfinite(bad.embedding).all()
+        assert (bad.label, bad.degraded) == ("", reason)
+        made[0].spoilt = {}
+        assert runtime.infer("a", frame(1)).label == good.label
+
+
+def test_logits_that_overflow_are_no_answer():
+    head = Head.linear(np.full((2, 4), 1e38), np.zeros(2), ("a", "b"))
+    scores, degraded = judge(head, np.full((1, 4), 10, np.float32), "")
+    assert (scores.tolist(), degraded) == ([0, 0], "scores")
 
 
 def test_an_engine_that_fails_once(tiny_pair, bundle: Bundle):
@@ -345,6 +407,61 @@ def toy_pgn(output: str, shape: list[int | str]) -> bytes:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.checker.check_model(model)
     return model.SerializeToString()
+
+
+def test_a_profile_of_another_library(tiny_pair, bundle: Bundle, tmp_path: Path):
+    profile = dataclasses.replace(bundle.profile, usage=(0.5, 0.5))
+    message = refused(tiny_pair, forged(tmp_path, bundle, profile=profile))
+    assert "expected one of 32 library tokens" in message
+    assert "got one of 2" in message
+
+
+def changed_graph(bundle: Bundle, change: Callable[[onnx.GraphProto], object]) -> bytes:
+    model = onnx.load_model_from_string(bundle.pgn_onnx)
+    change(model.graph)
+    return model.SerializeToString()
+
+
+def test_a_bundle_from_before_drift_was_measured(tiny_pair, bundle: Bundle, tmp_path: Path, runtime):
+    older = changed_graph(bundle, lambda graph: graph.output.pop())
+    path = forged(tmp_path, bundle, pgn_onnx=older, profile=None)
+    with Runtime(tiny_pair.vit, {"old": path, "new": tiny_pair.task}, canvases=True) as both:
+        old, new = both.infer_batch([("old", frame(1)), ("new", frame(1))])
+        np.testing.assert_array_equal(old.canvas, new.canvas)
+        assert (old.label, old.degraded, both.drift("old")) == (new.label, "", None)
+        assert both.drift("new").frames == 1
+    message = refused(tiny_pair, forged(tmp_path, bundle, pgn_onnx=older))
+    assert "expected none, as the PGN gives no mixtures" in message
+
+
+def test_a_profile_is_not_asked_for(tiny_pair, bundle: Bundle, tmp_path: Path):
+    with Runtime(tiny_pair.vit, {"a": forged(tmp_path, bundle, profile=None)}) as plain:
+        assert plain.infer("a", frame(1)).degraded == ""
+        assert plain.drift("a") is None
+
+
+def twice(graph: onnx.GraphProto) -> None:
+    """The output comes from a node that doubles it."""
+    for node in graph.node:
+        node.input[:] = ["mixed" if name == "coefficients" else name for name in node.input]
+        node.output[:] = ["mixed" if name == "coefficients" else name for name in node.output]
+    graph.node.append(helper.make_node("Add", ["mixed", "mixed"], ["coefficients"]))
+
+
+def test_mixtures_that_are_none(tiny_pair, bundle: Bundle, tmp_path: Path):
+    message = refused(tiny_pair, forged(tmp_path, bundle, pgn_onnx=changed_graph(bundle, twice)))
+    assert "golden mixture coefficients: expected sums within 0.001 of 1, got 1" in message
+
+
+def test_an_output_that_nobody_knows(tiny_pair, bundle: Bundle, tmp_path: Path):
+    extra = helper.make_tensor_value_info("mood", TensorProto.FLOAT, ["batch", 16, 32])
+
+    def add(graph: onnx.GraphProto) -> None:
+        graph.node.append(helper.make_node("Identity", ["coefficients"], ["mood"]))
+        graph.output.append(extra)
+
+    message = refused(tiny_pair, forged(tmp_path, bundle, pgn_onnx=changed_graph(bundle, add)), EngineError)
+    assert "expected only image, canvas, coefficients" in message
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,7 @@ def test_documents_arrive_in_order_on_one_connection() -> None:
         "label": "owl",
         "score": 0.75,
         "top": [{"label": "owl", "score": 0.75}, {"label": "cat", "score": 0.25}],
+        "degraded": None,
         "timings_ms": {"vit": 1.2},
     }
     assert len(receiver.peers) == 1

@@ -94,15 +94,20 @@ def test_a_plan_answers_as_its_graph_does(machine: Machine, tiny_pair):
     vit, tasks = machine.pair(tiny_pair)
     with Runtime(tiny_pair.vit, {"exact": tiny_pair.task}, canvases=True) as host:
         expected = [host.infer("exact", frame(seed)) for seed in range(3)]
+        drift = host.drift("exact")
     with Runtime(vit, tasks, canvases=True) as runtime:
         for seed, wanted in enumerate(expected):
             result = runtime.infer("exact", frame(seed))
             np.testing.assert_allclose(result.embedding, wanted.embedding, rtol=0, atol=1e-5)
             np.testing.assert_allclose(result.canvas, wanted.canvas, rtol=0, atol=1e-5)
             assert result.label == wanted.label
+            assert result.degraded == ""
             assert list(result.timings_ms) == ["preprocess", "upload", "pgn", "vit", "download", "head", "total"]
             assert all(0 < result.timings_ms[stage] < 1e4 for stage in ("upload", "pgn", "vit", "download"))
         assert runtime.notes == (), "the chain is one CUDA graph"
+        assert dataclasses.astuple(runtime.drift("exact")) == pytest.approx(
+            dataclasses.astuple(drift), rel=1e-4, abs=1e-6
+        )
 
 
 def test_results_belong_to_the_caller(machine: Machine, tiny_pair):
@@ -168,8 +173,10 @@ def test_a_chain_that_cannot_be_captured_answers_and_says_so(machine: Machine, t
         np.testing.assert_allclose(result.embedding, other.embedding, rtol=0, atol=1e-5)
 
 
-def odd_graph(name: str, source: tuple[int, ...], target: tuple[int, ...], factor: float) -> bytes:
-    """Resizes nothing: the input as float, summed to one number, spread over the output."""
+def odd_graph(
+    name: str, source: tuple[int, ...], target: tuple[int, ...], factor: float, mixtures: tuple[int, ...] = ()
+) -> bytes:
+    """Resizes nothing: the input as float, summed to one number, spread over the outputs."""
     kind = TensorProto.UINT8 if name == "image" else TensorProto.FLOAT
     output = "canvas" if name == "image" else "embedding"
     nodes = [
@@ -179,16 +186,20 @@ def odd_graph(name: str, source: tuple[int, ...], target: tuple[int, ...], facto
         helper.make_node("Mul", ["mean", "row"], ["rows"]),
         helper.make_node("Reshape", ["rows", "shape"], [output]),
     ]
+    if mixtures:
+        nodes.append(helper.make_node("Expand", ["mean", "wide"], ["spread"]))
+        nodes.append(helper.make_node("Reshape", ["spread", "mixed"], ["coefficients"]))
     row = factor * np.arange(1, 1 + int(np.prod(target)), dtype=np.float32)[None]
     constants = [
         helper.make_tensor("axis", TensorProto.INT64, [1], [1]),
         helper.make_tensor("row", TensorProto.FLOAT, row.shape, row.ravel()),
         helper.make_tensor("shape", TensorProto.INT64, [1 + len(target)], [-1, *target]),
+        helper.make_tensor("wide", TensorProto.INT64, [2], [1, int(np.prod(mixtures))]),
+        helper.make_tensor("mixed", TensorProto.INT64, [1 + len(mixtures)], [-1, *mixtures]),
     ]
-    values = [
-        helper.make_tensor_value_info(each, each_kind, ["batch", *shape])
-        for each, each_kind, shape in ((name, kind, source), (output, TensorProto.FLOAT, target))
-    ]
+    tensors = [(name, kind, source), (output, TensorProto.FLOAT, target)]
+    tensors += [("coefficients", TensorProto.FLOAT, mixtures)] if mixtures else []
+    values = [helper.make_tensor_value_info(each, each_kind, ["batch", *shape]) for each, each_kind, shape in tensors]
     graph = helper.make_graph(nodes, "odd", values[:1], values[1:], constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.checker.check_model(model, full_check=True)
@@ -203,10 +214,12 @@ def test_rows_that_no_address_may_begin_with(cuda_by_default: StandIn):
     # TensorRT takes multiples of 256 bytes; frames of 5 x 5 pixels are none.
     module = tensorrt_stand_in(cuda_by_default.path)
     image, canvas, width = (5, 5, 3), (3, 7, 5), 3
-    graphs = [odd_graph("image", image, canvas, factor) for factor in (1.0, 0.5)]
+    # One library of 7 tokens, one of 5, and a PGN that does not tell.
+    sizes = ((3, 7), (3, 5), ())
+    graphs = [odd_graph("image", image, canvas, 1 / (1 + index), size) for index, size in enumerate(sizes)]
     vit_graph = odd_graph("canvas", canvas, (width,), 1.0)
-    images = np.random.default_rng(0).integers(0, 256, (6, *image), dtype=np.uint8)
-    which = [0, 0, 1, 1, 1, 1]
+    images = np.random.default_rng(0).integers(0, 256, (7, *image), dtype=np.uint8)
+    which = [0, 0, 1, 1, 1, 1, 2]
     answers = []
     with Cuda() as cuda:
         on_gpu = [TensorRtEngine(loaded(module, plan_bytes(g, batch=(1, 1, 4))), 0, cuda) for g in (vit_graph, *graphs)]
@@ -218,13 +231,41 @@ def test_rows_that_no_address_may_begin_with(cuda_by_default: StandIn):
             for shift in (0, 3):  # a graph is launched again with other images
                 chain.images[:] = images + shift
                 chain.run()
-            answers.append((chain.embeddings.copy(), chain.canvases()))
+            assert [None if each is None else each.shape for each in chain.coefficients] == [
+                sizes[index] or None for index in which
+            ]
+            mixtures = [each.copy() for each in chain.coefficients[:-1]]
+            assert chain.flaws() == [""] * len(which)
+            answers.append(
+                (chain.embeddings.copy(), chain.canvases(), np.concatenate([each.ravel() for each in mixtures]))
+            )
+            means = chain.images[:-1].reshape(6, -1).mean(axis=1, dtype=np.float64)
+            np.testing.assert_allclose([each[0, 0] for each in mixtures], means, rtol=1e-5)
             chain.close()
         for engine in on_gpu:
             engine.close()
     for got, expected in zip(*answers, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-6)
     assert cuda_by_default.live() == {}
+
+
+def test_nan_on_its_way_to_an_answer(cuda_by_default: StandIn):
+    module = tensorrt_stand_in(cuda_by_default.path)
+    image, canvas, width = (4, 4, 3), (3, 8, 4), 3
+    graphs = [odd_graph("canvas", canvas, (width,), 1.0)]
+    graphs += [odd_graph("image", image, canvas, factor, (3, 7)) for factor in (1.0, np.nan)]
+    flaws = []
+    with Cuda() as cuda:
+        on_gpu = [TensorRtEngine(loaded(module, plan_bytes(graph, batch=(1, 1, 4))), 0, cuda) for graph in graphs]
+        on_host = [OnnxRuntimeEngine(graph, "host", 1) for graph in graphs]
+        for vit, good, bad in (on_gpu, on_host):
+            chain = link(vit, [good, bad], width)
+            chain.run()
+            flaws.append(chain.flaws())
+            chain.close()
+        for engine in on_gpu:
+            engine.close()
+    assert flaws == [["", "embedding"], ["", "canvas"]], "a canvas that never leaves the GPU is not looked at there"
 
 
 def test_an_engine_by_itself(machine: Machine, tiny_pair):

@@ -171,7 +171,8 @@ def _test(folder: Path, trained: Trained) -> tuple[dict[str, np.ndarray], list[S
         with Runtime(folder / "vit.onnx", {"digits": folder / task}, canvases=True) as runtime:
             results = [runtime.infer("digits", image[..., ::-1]) for image in data.test.images]
             facts = runtime.facts
-        answers[name] = np.array([data.labels.index(result.label) for result in results])
+        # A degraded frame has no label, and counts as wrong.
+        answers[name] = np.array([-1 if result.degraded else data.labels.index(result.label) for result in results])
     shown = np.linspace(0, len(results) - 1, SAMPLES).round().astype(int)
     samples = [Sample(results[i], data.labels[data.test.labels[i]], facts) for i in shown]
     return answers, samples
