@@ -22,16 +22,18 @@ class JsonlSink:
     """One JSON object a line for each frame and task.
 
     Args:
-        path: of a file, which appears when all is written; `-` is stdout, where each line is sent at once.
+        path: of a file; `-` is stdout, where each line is sent at once.
         on_error: `raise` ends the run at the first line that cannot be written. `drop` counts it as lost and goes on:
             a file takes lines again once its disk has room, stdout takes none after its first failure.
+        append: whether lines are added to what the file holds, and can be read at once; a file that is renamed
+            meanwhile, as logrotate does, is followed by a new one. Else the file appears when all is written.
 
     Raises:
         OutputError: another `on_error`.
     """
 
-    def __init__(self, path: str | Path, on_error: OnError = "raise") -> None:
-        self._path, self._on_error = path, on_error
+    def __init__(self, path: str | Path, on_error: OnError = "raise", *, append: bool = False) -> None:
+        self._path, self._on_error, self._adds = path, on_error, append and path != "-"
         check_on_error(on_error, f"jsonl {path}")
         self._stack, self._tally = ExitStack(), Tally()
         self._file: FileIO | None = None
@@ -46,24 +48,19 @@ class JsonlSink:
         """See `Sink.write`."""
         for result in results:
             line = json.dumps(record(frame, result)) + "\n"
-            self._tally.add(offered=1)
-            try:
-                if self._file is None:
+            with self._tally.attempt(self._on_error):
+                if self._path == "-":
                     self._print(line)
                 else:
-                    _append(self._file, line.encode())
-            except OutputError as exc:
-                self._tally.add(lost=1)
-                self._tally.fail(exc.got)
-                if self._on_error == "raise":
-                    raise
-            else:
-                self._tally.add(sent=1)
+                    _append(self._current(), line.encode())
 
     def __enter__(self) -> JsonlSink:
-        if self._path != "-":
+        if self._adds:
+            self._current()
+            self._stack.callback(self._close)
+        elif self._path != "-":
             temporary = self._stack.enter_context(atomic_write(self._path))
-            self._file = self._stack.enter_context(open(temporary, "wb", buffering=0))
+            self._file = self._stack.enter_context(open(temporary, "ab", buffering=0))
         return self
 
     def __exit__(
@@ -72,11 +69,28 @@ class JsonlSink:
         kept = False
         try:
             swallowed = self._stack.__exit__(kind, error, trace)
-            kept = error is None or self._file is None
+            kept = error is None or self._path == "-" or self._adds
         finally:
             if not kept:  # the file goes away, and its lines with it
                 self._tally.add(sent=-self.counts.sent, lost=self.counts.sent)
         return swallowed
+
+    def _current(self) -> FileIO:
+        """The file that lines go to now."""
+        try:
+            if self._file is not None and (not self._adds or _is_at(self._file, self._path)):
+                return self._file
+            self._close()
+            self._file = open(self._path, "ab+", buffering=0)  # noqa: SIM115 - it stays open until the end
+            _end_line(self._file)
+        except OSError as exc:
+            raise _error(str(self._path), "a file that can be written", exc.strerror or str(exc), "mend it") from exc
+        return self._file
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def _print(self, line: str) -> None:
         if self._muted:
@@ -96,14 +110,28 @@ class JsonlSink:
 
 def _append(file: FileIO, line: bytes) -> None:
     """All of a line or none of it: half a line would spoil the one that follows it."""
-    start, written = file.tell(), 0
+    start, written = os.fstat(file.fileno()).st_size, 0
     try:
         while written < len(line):
             written += file.write(line[written:])
     except OSError as exc:
-        file.seek(start)
-        file.truncate()
+        file.truncate(start)
         raise _error(str(file.name), "a place to write to", exc.strerror or str(exc), "free some space") from exc
+
+
+def _is_at(file: FileIO, path: str | Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _end_line(file: FileIO) -> None:
+    """Half a line that a power cut has left stays as it is, alone on its line."""
+    if file.seek(0, os.SEEK_END):
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            file.write(b"\n")
 
 
 def _error(path: str, expected: str, got: str, do: str) -> OutputError:

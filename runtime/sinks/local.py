@@ -44,19 +44,14 @@ class CallbackSink:
 
     def write(self, frame: Frame, results: Sequence[Result]) -> None:
         """See `Sink.write`."""
-        self._tally.add(offered=1)
-        try:
-            self._callback(frame, results)
-        except Exception as exc:
-            got = f"{type(exc).__name__}: {exc}"
-            self._tally.add(lost=1)
-            self._tally.fail(got)
-            if self._on_error == "raise":
+        with self._tally.attempt(self._on_error):
+            try:
+                self._callback(frame, results)
+            except Exception as exc:
+                got = f"{type(exc).__name__}: {exc}"
                 raise OutputError(
                     "callback", expected="a call that returns", got=got, do="mend it, or drop its errors"
                 ) from exc
-        else:
-            self._tally.add(sent=1)
 
     def __enter__(self) -> CallbackSink:
         return self

@@ -55,14 +55,8 @@ class VideoSink:
 
     def write(self, frame: Frame, results: Sequence[Result]) -> None:
         """See `Sink.write`."""
-        self._tally.add(offered=1)
-        try:
+        with self._tally.attempt(self._on_error, sent=0):
             self._append(frame, results)
-        except OutputError as exc:
-            self._tally.add(lost=1)
-            self._tally.fail(exc.got)
-            if self._on_error == "raise":
-                raise
 
     def __enter__(self) -> VideoSink:
         self._temporary = self._stack.enter_context(atomic_write(self._path))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -21,7 +22,7 @@ from pgn_edge.geometry import Geometry
 from pgn_edge.preprocess import Preprocess
 from pgn_edge.runtime.result import Result
 from pgn_edge.runtime.sinks import JsonlSink, Sink, VideoSink
-from pgn_edge.runtime.sinks.base import OnError
+from pgn_edge.runtime.sinks.base import OnError, record
 from pgn_edge.runtime.sources import Frame
 
 FACTS = EngineFacts(
@@ -126,8 +127,91 @@ def test_jsonl_has_a_line_for_each_frame_and_task(tmp_path: Path) -> None:
             {"label": "cat", "score": 0.125},
             {"label": "dog", "score": 0.0625},
         ],
+        "degraded": None,
         "timings_ms": {"vit": 1.235, "total": 2.0},
     }
+
+
+def test_a_degraded_frame_has_a_reason_and_no_label() -> None:
+    bad = replace(RESULT, label="", score=0.0, scores=np.zeros(4, np.float32), degraded="embedding")
+    line = record(frame_at(0), bad)
+    assert {key: line[key] for key in ("label", "score", "top", "degraded")} == {
+        "label": None,
+        "score": 0.0,
+        "top": [],
+        "degraded": "embedding",
+    }
+    json.dumps(line, allow_nan=False)
+
+
+def indices(path: Path) -> list[int]:
+    return [json.loads(line)["index"] for line in path.read_text().splitlines()]
+
+
+def test_jsonl_that_is_appended_to_can_be_read_at_once_and_stays_after_an_abort(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    for start in (0, 2):
+        sink = JsonlSink(path, append=True)
+        with suppress(KeyboardInterrupt), sink:
+            for index in (start, start + 1):
+                sink.write(frame_at(index), [RESULT])
+                assert indices(path)[-1] == index
+            raise KeyboardInterrupt
+        assert (sink.counts.sent, sink.counts.lost) == (2, 0)
+    assert indices(path) == [0, 1, 2, 3]
+
+
+def test_jsonl_that_is_rotated_goes_on_in_a_new_file(tmp_path: Path) -> None:
+    path, rotated = tmp_path / "out.jsonl", tmp_path / "out.jsonl.1"
+    with JsonlSink(path, append=True) as sink:
+        sink.write(frame_at(0), [RESULT])
+        path.rename(rotated)
+        sink.write(frame_at(1), [RESULT])
+        path.write_bytes(b"")  # logrotate's copytruncate
+        sink.write(frame_at(2), [RESULT])
+    assert (indices(rotated), indices(path)) == ([0], [2])
+    assert sink.counts.sent == 3
+
+
+def test_jsonl_leaves_half_a_line_of_before_alone(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_bytes(b'{"index": 0}\n{"ind')
+    with JsonlSink(path, append=True) as sink:
+        sink.write(frame_at(1), [RESULT])
+    first, half, second = path.read_text().splitlines()
+    assert (first, half) == ('{"index": 0}', '{"ind')
+    assert json.loads(second)["index"] == 1
+
+
+def test_jsonl_that_is_appended_to_on_a_full_disk_holds_whole_lines(tiny_disk: Path) -> None:
+    path, ballast = tiny_disk / "out.jsonl", tiny_disk / "ballast"
+    with JsonlSink(path, on_error="drop", append=True) as sink:
+        sink.write(frame_at(0), [RESULT])
+        fill(ballast)
+        for index in range(1, 60):
+            sink.write(frame_at(index), [RESULT])
+        ballast.unlink()
+        sink.write(frame_at(60), [RESULT])
+    assert indices(path)[-1] == 60
+    assert len(indices(path)) == sink.counts.sent == 61 - sink.counts.lost
+
+
+def test_jsonl_in_a_folder_that_is_away_for_a_while(tmp_path: Path) -> None:
+    folder, away = tmp_path / "disk", tmp_path / "away"
+    folder.mkdir()
+    with JsonlSink(folder / "out.jsonl", on_error="drop", append=True) as sink:
+        sink.write(frame_at(0), [RESULT])
+        folder.rename(away)
+        sink.write(frame_at(1), [RESULT])
+        away.rename(folder)
+        sink.write(frame_at(2), [RESULT])
+    assert indices(folder / "out.jsonl") == [0, 2]
+    assert (sink.counts.sent, sink.counts.lost) == (2, 1)
+
+
+def test_jsonl_that_cannot_be_appended_to_fails_before_the_first_frame(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="a file that can be written, got Is a directory"):
+        JsonlSink(tmp_path, append=True).__enter__()
 
 
 def test_jsonl_on_stdout_is_sent_line_by_line(capfd: pytest.CaptureFixture[str]) -> None:
