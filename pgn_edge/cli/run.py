@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import os
-import signal
+import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from pgn_edge.cli.console import engine_options, json_option, print_json, print_table, progress_bar, vit_option
+from pgn_edge.cli.console import engine_options, json_option, print_json
+from pgn_edge.cli.run_config import read_config
+from pgn_edge.cli.run_execute import execute
+from pgn_edge.cli.run_plan import (
+    METRICS_PORT,
+    MQTT_PORT,
+    WEB_PORT,
+    CameraPlan,
+    Listen,
+    RunPlan,
+    SinkPlan,
+    parse_address,
+)
+from pgn_edge.cli.run_report import print_summary
 
-if TYPE_CHECKING:
-    from pgn_edge.runtime import Runtime
-    from pgn_edge.runtime.app import RunSummary
-    from pgn_edge.runtime.metrics import Metrics
-    from pgn_edge.runtime.sinks import Sink
-    from pgn_edge.runtime.sources import Source
-
-MOST_LABELS = 20  # of a task in the table; --json has all
+BESIDE_CONFIG = ("config", "as_json")
+# A path may hold an equals sign too, and so may an address and a pipeline, further down.
+NAMED = re.compile(r"([A-Za-z][\w-]*)=(.+)", re.DOTALL)
 
 
 class _Tasks(click.ParamType):
@@ -56,10 +65,10 @@ class _Address(click.ParamType):
     ) -> tuple[str, int]:
         if isinstance(value, tuple):
             return value
-        host, _, port = ("", ":", value) if value.isdecimal() else value.partition(":")
-        if port and not (port.isdecimal() and 0 < int(port) < 1 << 16):
+        try:
+            return parse_address(value, self.port)
+        except ValueError:
             self.fail(f"{value!r} is neither HOST, HOST:PORT nor PORT", param, ctx)
-        return host or "127.0.0.1", int(port or self.port)
 
 
 def _unique(ctx: click.Context, param: click.Parameter, tasks: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -70,11 +79,28 @@ def _unique(ctx: click.Context, param: click.Parameter, tasks: Sequence[tuple[st
     return named
 
 
+def _cameras(ctx: click.Context, param: click.Parameter, sources: Sequence[str]) -> tuple[CameraPlan, ...]:
+    plans = []
+    for index, source in enumerate(sources, 1):
+        match = None if os.path.exists(source) else NAMED.fullmatch(source)
+        unnamed = "" if len(sources) == 1 else f"camera{index}"
+        plans.append(CameraPlan(match[1], match[2]) if match else CameraPlan(unnamed, source))
+    names = [plan.name for plan in plans]
+    if len(set(names)) < len(names):
+        raise click.BadParameter(f"two sources of one name ({', '.join(names)})", ctx, param)
+    return tuple(plans)
+
+
 @click.command()
+@click.option("--config", type=click.Path(dir_okay=False), help="TOML file in place of all options but --json.")
 @click.option(
     "--source",
-    required=True,
-    help="Video, image, folder of images, camera number, /dev/videoN, rtsp:// or http:// address, GStreamer pipeline.",
+    "cameras",
+    metavar="[NAME=]SOURCE",
+    multiple=True,
+    callback=_cameras,
+    help="Video, image, folder of images, camera number, /dev/videoN, rtsp:// or http:// address, GStreamer pipeline; "
+    "repeat for several.",
 )
 @click.option(
     "--policy",
@@ -82,130 +108,115 @@ def _unique(ctx: click.Context, param: click.Parameter, tasks: Sequence[tuple[st
     help="Which frames of a camera an app that is slower gets; latest if left out.",
 )
 @click.option("--max-fps", type=float, help="No more frames of a camera per second than this.")
-@vit_option
+@click.option("--vit", help="ViT engine: .onnx, .plan, or a served model: triton+http://HOST:PORT/MODEL, or grpc.")
 @click.option(
     "--task",
     "tasks",
     type=_Tasks(),
     multiple=True,
-    required=True,
     callback=_unique,
     help="Task bundle; repeat for several. NAME is the file's stem if left out.",
 )
-@click.option("--output", type=click.Path(dir_okay=False), help="Write an annotated video, .mp4.")
+@click.option("--output", type=click.Path(dir_okay=False), help="Write an annotated video, .mp4; of one source.")
 @click.option("--jsonl", help="Write one JSON line for each frame and task; - is stdout.")
+@click.option("--window", is_flag=True, help="Show the annotated frames of one source.")
 @click.option("--webhook", metavar="URL", help="Post each answer there; $PGN_EDGE_WEBHOOK_TOKEN is sent with it.")
-@click.option("--mqtt", type=_Address(1883), help="Publish each answer to this broker.")
+@click.option("--mqtt", type=_Address(MQTT_PORT), help="Publish each answer to this broker.")
 @click.option(
-    "--metrics", type=_Address(9464), help="Serve /metrics and /healthz there; beyond loopback $PGN_EDGE_METRICS_TOKEN."
+    "--on-error",
+    type=click.Choice(("raise", "drop")),
+    help="What a file does that cannot be written; drop if left out and a source is a camera.",
 )
+@click.option(
+    "--metrics",
+    type=_Address(METRICS_PORT),
+    help="Serve /metrics and /healthz there; beyond loopback $PGN_EDGE_METRICS_TOKEN.",
+)
+@click.option("--web", type=_Address(WEB_PORT), help="Serve a live page there; beyond loopback $PGN_EDGE_WEB_TOKEN.")
+@click.option("--bundles", type=click.Path(file_okay=False), help="Folder of bundles that the page may swap in.")
 @engine_options
 @json_option
-def run(
-    source: str, vit: str, tasks: dict[str, str], output: str | None, jsonl: str | None, as_json: bool, **options: Any
-) -> None:
-    """Run tasks on every frame of a video, a folder of images or a camera, all with one ViT engine."""
-    if as_json and jsonl == "-":
+def run(config: str | None, as_json: bool, **options: Any) -> None:
+    """Run tasks on every frame of videos, folders of images or cameras, all with one ViT engine."""
+    ctx = click.get_current_context()
+    if config is None:
+        plan = _plan(**options)
+    else:
+        _require_alone(ctx)
+        plan = read_config(config)
+    if as_json and plan.sinks.jsonl == "-":
         raise click.UsageError("--jsonl - and --json both want stdout: choose one")
-    _check_outputs(source, output, jsonl)
+    _check_outputs(plan)
     # FFmpeg would write its own lines between ours; what it finds is in our errors and in the summary.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    from pgn_edge.runtime import Runtime
-    from pgn_edge.runtime.app import run_app
-    from pgn_edge.runtime.live import LiveOptions
-    from pgn_edge.runtime.sources import open_source
-
-    policy, max_fps = options.pop("policy"), options.pop("max_fps")
-    live = LiveOptions(policy, max_fps) if policy or max_fps is not None else None
-    places = {"output": output, "jsonl": jsonl, **{name: options.pop(name) for name in ("webhook", "mqtt")}}
-    address = options.pop("metrics")
-    with open_source(source, live) as frames, Runtime(vit, tasks, canvases=output is not None, **options) as runtime:
-        sinks = _sinks(places, runtime, max_fps or frames.fps)
-        with _serving(address, frames, sinks) as metrics, _until_interrupted(frames), progress_bar() as progress:
-            summary = run_app(runtime, frames, list(sinks.values()), progress, metrics)
+    summary = execute(plan)
     if as_json:
-        print_json({"source": frames.name, "output": output, "jsonl": jsonl, **summary.to_json()})
-        return
-    with redirect_stdout(sys.stderr if jsonl == "-" else sys.stdout):
-        _print_summary(summary)
-        for path in filter(None, (output, jsonl)):
-            if path != "-":
-                click.echo(f"{path}: {summary.frames} frames, {Path(path).stat().st_size / 1e6:.2f} MB")
+        print_json({"output": plan.sinks.video, "jsonl": plan.sinks.jsonl, **summary.to_json()})
+    else:
+        with redirect_stdout(sys.stderr if plan.sinks.jsonl == "-" else sys.stdout):
+            print_summary(summary)
+            for path in (plan.sinks.video, plan.sinks.jsonl):
+                if path and path != "-" and Path(path).exists():  # a video that lost all its frames is removed
+                    click.echo(f"{path}: {Path(path).stat().st_size / 1e6:.2f} MB")
+    for name, error in summary.failed.items():
+        click.echo(f"pgn-edge: {name}: {error}", err=True)
+    ctx.exit(1 if summary.failed else 0)
 
 
-def _check_outputs(source: str, output: str | None, jsonl: str | None) -> None:
-    paths = [Path(path).resolve() for path in (source, output, jsonl) if path not in (None, "-")]
-    if len(set(paths)) < len(paths):
-        raise click.UsageError("--source, --output and --jsonl must be different files")
-
-
-def _sinks(places: Mapping[str, Any], runtime: Runtime, fps: float) -> dict[str, Sink]:
-    """Sinks by the name of their option, of those that were asked for."""
-    from pgn_edge.runtime import sinks
-
-    token = os.environ.get("PGN_EDGE_WEBHOOK_TOKEN", "")
-    made: dict[str, Callable[[Any], Sink]] = {
-        "output": lambda path: sinks.VideoSink(path, runtime.facts, fps),
-        "jsonl": sinks.JsonlSink,
-        "webhook": lambda url: sinks.WebhookSink(url, sinks.WebhookOptions(token=token)),
-        "mqtt": lambda address: sinks.MqttSink(*address),
-    }
-    return {name: make(places[name]) for name, make in made.items() if places[name]}
-
-
-@contextmanager
-def _serving(address: tuple[str, int] | None, source: Source, sinks: Mapping[str, Sink]) -> Iterator[Metrics | None]:
-    """The metrics of a run, served at an address; None without one."""
-    from pgn_edge.runtime.live import LiveSource
-    from pgn_edge.runtime.metrics import Metrics
-    from pgn_edge.runtime.metrics_server import MetricsServer
-
-    if address is None:
-        yield None
-        return
-    metrics = Metrics()
-    for name, sink in sinks.items():
-        metrics.watch(name, sink)
-    if isinstance(source, LiveSource):
-        metrics.expect(source.name)
-        metrics.reconnects.follow(lambda: source.counters.reconnects, source.name)
-    with MetricsServer(metrics, *address, token=os.environ.get("PGN_EDGE_METRICS_TOKEN", "")) as server:
-        click.echo(f"metrics at {server.url}", err=True)
-        yield metrics
-
-
-@contextmanager
-def _until_interrupted(source: Source) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end a camera as the end of a file would: what was written so far is kept."""
-    from pgn_edge.runtime.live import LiveSource
-
-    if not isinstance(source, LiveSource):
-        yield
-        return
-    ends = {number: signal.signal(number, lambda *_: source.close()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, before in ends.items():
-            signal.signal(number, before)
-
-
-def _print_summary(summary: RunSummary) -> None:
-    if not summary.frames:
-        click.echo("no frames")
-        return
-    rows = [
-        (task, label, str(count), f"{count / summary.frames:.1%}")
-        for task, counts in summary.counts.items()
-        for label, count in list(counts.items())[:MOST_LABELS]
+def _require_alone(ctx: click.Context) -> None:
+    """Refuse options beside a config that holds the same."""
+    given = [
+        param.opts[0]
+        for param in ctx.command.params
+        if param.name not in BESIDE_CONFIG
+        and ctx.get_parameter_source(str(param.name)) not in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
     ]
-    print_table("Answers", ("task", "label", "frames", "share"), rows)
-    stages = [(stage, f"{value.p50:.2f}", f"{value.p95:.2f}") for stage, value in summary.latency_ms.items()]
-    print_table("Latency, ms", ("stage", "p50", "p95"), stages)
-    click.echo(f"{summary.frames} frames in {summary.seconds:.2f} s, {summary.fps:.1f} frames/s")
-    if summary.missing_frames:
-        stated = summary.frames + summary.missing_frames
-        click.echo(f"the video ended early: {summary.missing_frames} of the {stated} frames it states are missing")
+    if given:
+        raise click.UsageError(f"--config holds what {', '.join(given)} would say: write it there, or leave it out")
+
+
+def _plan(**options: Any) -> RunPlan:
+    """What the options ask for."""
+    for option, name in (("--source", "cameras"), ("--vit", "vit"), ("--task", "tasks")):
+        if not options[name]:
+            raise click.UsageError(f"Missing option '{option}', or --config")
+    cameras, web = options["cameras"], options["web"]
+    if len(cameras) > 1 and (options["output"] or options["window"]):
+        shown = "--output" if options["output"] else "--window"
+        raise click.UsageError(f"{shown} is for one --source; --web shows several")
+    if options["bundles"] and not web:
+        raise click.UsageError("--bundles is for --web")
+    live = {name: options[name] for name in ("policy", "max_fps") if options[name] is not None}
+    webhook = {"url": options["webhook"], "token": os.environ.get("PGN_EDGE_WEBHOOK_TOKEN", "")}
+    sinks = SinkPlan(
+        jsonl=options["jsonl"],
+        video=options["output"],
+        window=options["window"],
+        webhook=webhook if options["webhook"] else None,
+        mqtt=dict(zip(("host", "port"), options["mqtt"], strict=True)) if options["mqtt"] else None,
+        on_error=options["on_error"],
+    )
+    return RunPlan(
+        vit=options["vit"],
+        tasks=options["tasks"],
+        cameras=tuple(CameraPlan(plan.name, plan.source, plan.tasks, live) for plan in cameras),
+        engine={name: options[name] for name in ("provider", "threads", "gpu")},
+        sinks=sinks,
+        metrics=_listen(options["metrics"], "PGN_EDGE_METRICS_TOKEN"),
+        web=_listen(web, "PGN_EDGE_WEB_TOKEN"),
+        bundles=options["bundles"],
+    )
+
+
+def _listen(address: tuple[str, int] | None, token: str) -> Listen | None:
+    return Listen(*address, token=os.environ.get(token, "")) if address else None
+
+
+def _check_outputs(plan: RunPlan) -> None:
+    written = [Path(path).resolve() for path in (plan.sinks.video, plan.sinks.jsonl) if path not in (None, "-")]
+    read = {Path(camera.source).resolve() for camera in plan.cameras}
+    if len(set(written)) < len(written) or read & set(written):
+        raise click.UsageError("sources, video and JSONL must be different files")
 
 
 COMMANDS = (run,)

@@ -25,14 +25,7 @@ class IteratorSource:
         self._images = images
 
     def __iter__(self) -> Iterator[Frame]:
-        first_s: float | None = None
-        for index, image in enumerate(self._images):
-            captured_s = time.monotonic()
-            first_s = captured_s if first_s is None else first_s
-            name = f"{self.name}#{index}"
-            image_bgr = _bgr(image, name)
-            age_ms = (time.monotonic() - captured_s) * 1e3
-            yield Frame(index, name, captured_s - first_s, image_bgr, captured_s, age_ms, index)
+        return _Frames(self.name, self._images)
 
     def __enter__(self) -> IteratorSource:
         return self
@@ -41,6 +34,26 @@ class IteratorSource:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         pass
+
+
+class _Frames:
+    """Frames one by one; after an image that was refused the next one can be asked for, which no generator could."""
+
+    def __init__(self, name: str, images: Iterable[np.ndarray]) -> None:
+        self._name, self._images = name, enumerate(images)
+        self._first_s: float | None = None
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self
+
+    def __next__(self) -> Frame:
+        index, image = next(self._images)
+        captured_s = time.monotonic()
+        self._first_s = captured_s if self._first_s is None else self._first_s
+        name = f"{self._name}#{index}"
+        image_bgr = _bgr(image, name)
+        age_ms = (time.monotonic() - captured_s) * 1e3
+        return Frame(index, name, captured_s - self._first_s, image_bgr, captured_s, age_ms, index)
 
 
 def _bgr(image: object, name: str) -> np.ndarray:

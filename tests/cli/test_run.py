@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,6 +20,18 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pgn_edge.cli import cli
+from pgn_edge.cli.run_plan import CameraPlan, RunPlan, SinkPlan
+from pgn_edge.cli.run_report import print_summary
+from pgn_edge.cli.run_sinks import make_sinks
+from pgn_edge.errors import OutputError
+from pgn_edge.runtime import Runtime
+from pgn_edge.runtime.app import CameraSummary, Latency, RunSummary
+from pgn_edge.runtime.live import LiveSource
+from pgn_edge.runtime.result import Result as AnswerResult
+from pgn_edge.runtime.scheduler import BatchCounts
+from pgn_edge.runtime.sinks import Sink, jsonl
+from pgn_edge.runtime.sources import Frame, ImageSource
+from tests.runtime.live.live_cameras import HttpCamera, free_port
 
 
 @pytest.fixture(autouse=True)
@@ -152,6 +170,210 @@ def test_closed_pipe_is_one_line_and_status_1(tmp_path: Path, tiny_pair) -> None
     assert process.returncode == 1
     assert "a closed pipe" in messages
     assert "Exception ignored" not in messages
+
+
+# Several sources, and a config.
+
+
+@pytest.fixture
+def http() -> Iterator[HttpCamera]:
+    camera = HttpCamera()
+    yield camera
+    camera.close()
+
+
+def lines_of(text: str | bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_several_sources_have_names_of_their_own(clip: Path, tiny_pair) -> None:
+    sources = ("--source", clip, "--source", f"door={clip}")
+    done = call("run", *sources, "--vit", tiny_pair.vit, "--task", tiny_pair.task, "--jsonl", "-")
+    assert done.exit_code == 0, done.output
+    names = [line["name"] for line in lines_of(done.stdout)]
+    assert sorted(names) == [f"{camera}#{index}" for camera in ("camera1", "door") for index in range(3)]
+    assert "6 frames in" in done.stderr
+    assert "Cameras" in done.stderr
+
+
+def test_a_camera_that_fails_is_status_1_and_the_others_are_answered(clip: Path, tiny_pair, tmp_path: Path) -> None:
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "x.png").write_bytes(b"no image")
+    sources = ("--source", f"bad={tmp_path / 'bad'}", "--source", f"good={clip}")
+    done = call("run", *sources, "--vit", tiny_pair.vit, "--task", tiny_pair.task, "--json")
+    assert done.exit_code == 1
+    document = json.loads(done.stdout)
+    assert {name: camera["frames"] for name, camera in document["cameras"].items()} == {"bad": 0, "good": 3}
+    assert done.stderr.startswith("pgn-edge: bad: x.png: expected") or "x.png: expected" in done.stderr
+
+
+def write_config(folder: Path, tiny_pair, cameras: str, more: str = "") -> Path:
+    path = folder / "app.toml"
+    tasks = f"[tasks]\na = '{tiny_pair.task}'\nb = '{tiny_pair.task_fp16}'\n"
+    path.write_text(f"vit = '{tiny_pair.vit}'\nthreads = 1\n{tasks}{cameras}\n{more}")
+    return path
+
+
+def test_a_config_runs_cameras_through_their_own_tasks(clip: Path, tiny_pair, tmp_path: Path) -> None:
+    cameras = "[cameras.x]\nsource = 'clip.mp4'\ntasks = ['b']\n[cameras.y]\nsource = 'clip.mp4'\n"
+    more = "[batching]\nmax_batch = 3\n[sinks]\njsonl = 'out.jsonl'\n"
+    done = call("run", "--config", write_config(tmp_path, tiny_pair, cameras, more), "--json")
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["batching"]["frames"] == 9
+    lines = lines_of((tmp_path / "out.jsonl").read_text())
+    assert {(line["name"], line["task"]) for line in lines} == {
+        *((f"x#{index}", "b") for index in range(3)),
+        *((f"y#{index}", task) for index in range(3) for task in "ab"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--config", "app.toml", "--vit", "x", "--max-fps", "1"), "--config holds what --max-fps, --vit would say"),
+        (("--source", "a", "--task", "t"), "Missing option '--vit'"),
+        (("--vit", "v", "--task", "t"), "Missing option '--source'"),
+        (("--source", "a", "--vit", "v"), "Missing option '--task'"),
+        (("--source", "x=a", "--source", "x=b", "--vit", "v", "--task", "t"), "two sources of one name"),
+        (("--source", "a", "--source", "b", "--vit", "v", "--task", "t", "--window"), "--window is for one"),
+        (("--source", "a", "--source", "b", "--vit", "v", "--task", "t", "--output", "o.mp4"), "--output is for one"),
+        (("--source", "a", "--vit", "v", "--task", "t", "--bundles", "."), "--bundles is for --web"),
+        (("--source", "a", "--vit", "v", "--task", "t", "--web", "host:port"), "neither HOST, HOST:PORT nor PORT"),
+    ],
+    ids=[
+        *("a config and options", "no engine", "no source", "no task", "one name twice", "a window of two"),
+        *("a video of two", "bundles without a page", "no address"),
+    ],
+)
+def test_wrong_usage_of_several_sources_is_status_2(arguments: tuple[str, ...], message: str) -> None:
+    done = call("run", *arguments)
+    assert done.exit_code == 2
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_an_app_of_two_cameras_ends_with_a_signal_and_its_files_are_whole(
+    http: HttpCamera, tiny_pair, tmp_path: Path, number: signal.Signals
+) -> None:
+    cameras = (
+        f"[cameras.front]\nsource = '{http.url}?key=${{CAMERA_KEY}}'\n"
+        f"[cameras.back]\nsource = '{http.url}'\ntasks = ['a']\nmax_fps = 20\n"
+    )
+    port = free_port()
+    more = f"[sinks]\njsonl = 'out.jsonl'\n[metrics]\nlisten = '{port}'\n[web]\nlisten = '{free_port()}'\n"
+    command = [sys.executable, "-m", "pgn_edge", "run", "--config", write_config(tmp_path, tiny_pair, cameras, more)]
+    environment = {**os.environ, "CAMERA_KEY": "se-cret"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as child:
+        try:
+            text = eventually_scraped(port, 'frames_total{camera="front",task="b"}', 'frames_total{camera="back"')
+            start = monotonic()
+            child.send_signal(number)
+            out, errors = child.communicate(timeout=60)
+            elapsed_s = monotonic() - start
+        finally:
+            child.kill()
+    assert child.returncode == 0, errors
+    assert elapsed_s < 10  # 2 s and a frame, on a busy machine
+    assert 'pgn_edge_reconnects_total{camera="front"} 0' in text
+    assert "page at http://127.0.0.1:" in errors.decode()
+    assert "frames in" in out.decode()
+    lines = lines_of((tmp_path / "out.jsonl").read_text())
+    cameras_seen = {line["name"].partition("#")[0] for line in lines}
+    assert cameras_seen == {"front", "back"}
+    assert "se-cret" not in (out + errors).decode() + (tmp_path / "out.jsonl").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["app.toml", "out.jsonl"]
+
+
+def test_what_a_webhook_does_not_take_is_told_at_the_end_and_holds_nobody_up(http: HttpCamera, tiny_pair) -> None:
+    files = ("--vit", str(tiny_pair.vit), "--task", f"a={tiny_pair.task}", "--threads", "1", "--jsonl", "-")
+    nobody = f"http://127.0.0.1:{free_port()}/"
+    command = [sys.executable, "-m", "pgn_edge", "run", "--source", f"x={http.url}", *files, "--webhook", nobody]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        try:
+            assert child.stdout is not None
+            names = [json.loads(child.stdout.readline())["name"] for _ in range(3)]
+            start = monotonic()
+            child.send_signal(signal.SIGTERM)
+            errors = child.communicate(timeout=60)[1].decode()
+            elapsed_s = monotonic() - start
+        finally:
+            child.kill()
+    assert child.returncode == 0, errors
+    assert all(name.startswith("x#") for name in names)
+    assert "WebhookSink: " in errors
+    assert elapsed_s < 5 + 1  # a webhook alone would wait 5 s and more
+
+
+@pytest.mark.parametrize(("live", "on_error"), [(True, None), (False, "drop")], ids=["a camera", "files that may lose"])
+def test_a_full_disk_does_not_stop_a_run_that_may_lose(
+    tiny_pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: bool, on_error: str | None
+) -> None:
+    monkeypatch.setattr(jsonl, "_append", full)
+    with jsonl_of(tiny_pair, tmp_path, live, on_error) as sink:
+        sink.write(FRAME, [RESULT])
+    assert sink.counts.lost == 1
+
+
+@pytest.mark.parametrize(("live", "on_error"), [(True, "raise"), (False, None)], ids=["a camera if told so", "files"])
+def test_a_full_disk_stops_a_run_that_must_be_whole(
+    tiny_pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: bool, on_error: str | None
+) -> None:
+    monkeypatch.setattr(jsonl, "_append", full)
+    with jsonl_of(tiny_pair, tmp_path, live, on_error) as sink, pytest.raises(OutputError, match="no room"):
+        sink.write(FRAME, [RESULT])
+
+
+FRAME = Frame(0, "x#0", 0.0, np.zeros((8, 8, 3), np.uint8))
+RESULT = AnswerResult("a", "one", 1.0, np.ones(1, np.float32), ("one",), np.ones(4, np.float32), None, {})
+
+
+def full(file: object, line: bytes) -> None:
+    raise OutputError("disk", expected="room", got="no room", do="free some space")
+
+
+@contextlib.contextmanager
+def jsonl_of(tiny_pair, folder: Path, live: bool, on_error: str | None) -> Iterator[Sink]:
+    """The JSONL sink of a plan, whose only source is a camera or a folder."""
+    plan = RunPlan("vit.onnx", {}, (CameraPlan("x", ""),), sinks=SinkPlan(str(folder / "out.jsonl"), on_error=on_error))
+    source = LiveSource(f"http://127.0.0.1:{free_port()}/") if live else ImageSource("folder", [])
+    with source, Runtime(tiny_pair.vit) as runtime:
+        (sink,) = make_sinks(plan, runtime, {"x": source}).values()
+        with sink:
+            yield sink
+
+
+def test_the_summary_tells_of_every_loss(capsys: pytest.CaptureFixture[str]) -> None:
+    summary = RunSummary(
+        frames=3, missing_frames=0, seconds=1.0, fps=3.0, counts={"a": {"one": 1}}, degraded={"a": 2}, latency_ms={
+            "vit": Latency(1.0, 2.0)
+        },
+        cameras={
+            "front": CameraSummary(3, 4, 5, 6, Latency(7.0, 8.0), ""),
+            "back": CameraSummary(0, 0, 0, 0, None, "broken"),
+        },
+        lost={"MqttSink": 9}, batching=BatchCounts(2, 3, 1.5, 0, 4.0),
+    )  # fmt: skip
+    print_summary(summary)
+    out = capsys.readouterr().out
+    for told in ("100.0%", "2 degraded", "MqttSink: 9 lost", "2 passes of 1.5 frames", "waited at most 4.0 ms"):
+        assert told in out
+    front = next(line for line in out.splitlines() if "front" in line)
+    assert [word for word in front.split() if word.replace(".", "").isdigit()] == ["3", "4", "5", "6", "7.0", "8.0"]
+
+
+def eventually_scraped(port: int, *wanted: str) -> str:
+    """The metrics once they hold these texts."""
+    until_s, text = monotonic() + 60, ""
+    while not all(one in text for one in wanted):
+        assert monotonic() < until_s, text
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer,
+        ):
+            text = answer.read().decode()
+        sleep(0.05)
+    return text
 
 
 def test_predict_prints_label_and_probabilities(clip: Path, tiny_pair, tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,9 +13,10 @@ import pytest
 
 from pgn_edge.errors import DataError, EngineError, OutputError, PairingError
 from pgn_edge.runtime import Runtime
-from pgn_edge.runtime.app import run_app
+from pgn_edge.runtime.app import CameraSummary, run_app
 from pgn_edge.runtime.engines import FakeEngine, OnnxRuntimeEngine
-from pgn_edge.runtime.sinks import JsonlSink, Sink, VideoSink
+from pgn_edge.runtime.result import Result
+from pgn_edge.runtime.sinks import CallbackSink, JsonlSink, Sink, VideoSink
 from pgn_edge.runtime.sources import Frame, ImageSource, open_source
 
 FRAMES = 4
@@ -81,6 +83,27 @@ def test_every_frame_goes_through_every_task(runtime: Runtime, images: Path, out
     assert [line["task"] for line in lines] == ["a", "b"] * FRAMES
     assert [line["label"] for line in lines[::2]] == expected
     assert (out / "out.mp4").stat().st_size > 0
+
+
+def test_the_summary_holds_what_was_degraded_lost_and_how_the_source_fared(runtime: Runtime, images: Path) -> None:
+    class Degraded(Runtime):
+        def infer_batch(self, frames: Sequence[tuple[str, np.ndarray]]) -> list[Result]:
+            first, *others = runtime.infer_batch(frames)
+            return [replace(first, label="", degraded="embedding"), *others]
+
+        tasks = runtime.tasks
+
+    def fail(frame: Frame, results: Sequence[Result]) -> None:
+        raise ValueError(frame.name)
+
+    with open_source(str(images)) as source:
+        summary = run_app(Degraded.__new__(Degraded), source, [CallbackSink(fail, "drop"), CallbackSink(print)])
+    assert summary.degraded == {"a": FRAMES}
+    assert summary.counts["a"] == {}
+    assert sum(summary.counts["b"].values()) == FRAMES
+    assert summary.lost == {"CallbackSink": FRAMES}
+    assert summary.cameras == {str(images): CameraSummary(FRAMES, 0, 0, 0, None, "")}
+    assert summary.batching is None
 
 
 def test_summary_is_json(runtime: Runtime, images: Path) -> None:

@@ -1,0 +1,98 @@
+"""What `pgn-edge run` makes of a plan: sinks, and the numbers that it serves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from pgn_edge.cli.run_plan import Listen, RunPlan
+
+if TYPE_CHECKING:
+    from pgn_edge.runtime import Runtime
+    from pgn_edge.runtime.metrics import Metrics
+    from pgn_edge.runtime.sinks import Sink
+    from pgn_edge.runtime.sinks.base import OnError
+    from pgn_edge.runtime.sources import Source
+    from pgn_edge.runtime.web import LivePage
+
+LIVE_FLUSH_S = 1.0  # for documents that wait when a camera app is told to end: whoever told it waits too
+
+
+def make_sinks(plan: RunPlan, runtime: Runtime, sources: Mapping[str, Source]) -> dict[str, Sink]:
+    """The sinks of a plan, not yet entered, by their names in metrics.
+
+    Args:
+        plan: of the run.
+        runtime: that draws with its facts.
+        sources: by camera; where one is live, files lose what a full disk does not take, and the run goes on.
+
+    Raises:
+        OutputError: an option that a sink refuses, or a port that is taken.
+    """
+    from pgn_edge.runtime import sinks
+    from pgn_edge.runtime.app import reconnects
+    from pgn_edge.runtime.live import LiveSource
+
+    wanted, live = plan.sinks, any(isinstance(source, LiveSource) for source in sources.values())
+    on_error = cast("OnError", wanted.on_error or ("drop" if live else "raise"))
+    made: dict[str, Sink] = {}
+    if wanted.video:
+        fps = plan.cameras[0].live.get("max_fps") or next(iter(sources.values())).fps
+        made["video"] = sinks.VideoSink(wanted.video, runtime.facts, fps, on_error)
+    if wanted.jsonl:
+        # A reader of stdout that went away does not come back.
+        printed = wanted.jsonl == "-" and wanted.on_error is None
+        made["jsonl"] = sinks.JsonlSink(wanted.jsonl, "raise" if printed else on_error, append=live)
+    if wanted.webhook:
+        options = _options(wanted.webhook, live)
+        made["webhook"] = sinks.WebhookSink(options.pop("url"), sinks.WebhookOptions(**options))
+    if wanted.mqtt:
+        options = _options(wanted.mqtt, live)
+        made["mqtt"] = sinks.MqttSink(options.pop("host"), options.pop("port"), sinks.MqttOptions(**options))
+    if wanted.window:
+        made["window"] = sinks.WindowSink(runtime.facts)
+    if plan.web:
+        page = _page(plan, plan.web, runtime)
+        for name, sink in made.items():
+            page.watch(name, sink)
+        for camera, source in sources.items():
+            if isinstance(source, LiveSource):
+                page.expect(camera, partial(reconnects, source))
+        made["web"] = page
+    return made
+
+
+def _options(given: Mapping[str, Any], live: bool) -> dict[str, Any]:
+    return {**({"flush_s": LIVE_FLUSH_S} if live else {}), **given}
+
+
+def _page(plan: RunPlan, listen: Listen, runtime: Runtime) -> LivePage:
+    from pgn_edge.runtime.web import LivePage, PageOptions
+
+    folder = Path(plan.bundles) if plan.bundles else None
+    page = LivePage(runtime, PageOptions(listen.host, listen.port, listen.token, folder))
+    click.echo(f"page at {page.url}", err=True)
+    return page
+
+
+@contextmanager
+def serving(listen: Listen | None, runtime: Runtime, sinks: Mapping[str, Sink]) -> Iterator[Metrics | None]:
+    """The metrics of a run, served meanwhile; None where nobody listens."""
+    from pgn_edge.runtime.metrics import Metrics
+    from pgn_edge.runtime.metrics_server import MetricsServer
+
+    if listen is None:
+        yield None
+        return
+    metrics = Metrics()
+    metrics.watch_runtime(runtime)
+    for name, sink in sinks.items():
+        metrics.watch(name, sink)
+    with MetricsServer(metrics, listen.host, listen.port, token=listen.token) as server:
+        click.echo(f"metrics at {server.url}", err=True)
+        yield metrics
