@@ -17,6 +17,7 @@ from pgn_edge.labels import DATASETS
 ROOT = Path(__file__).parents[1]
 ROOMS = {"pgn_edge": "pgn_edge", "train": "pgn_edge.train", "export": "pgn_edge.export", "runtime": "pgn_edge.runtime"}
 BIN = Path(sys.executable).parent
+PAGE = {".html", ".css", ".js"}
 
 
 def run(*command: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -84,10 +85,11 @@ def test_the_wheel_holds_every_module_and_no_other(wheel: Path):
 def test_the_wheel_holds_the_data_too(wheel: Path):
     weights = {"pgn_edge/nn/builtin.safetensors", "pgn_edge/nn/builtin.json"}
     labels = {f"pgn_edge/labels/{name}.txt" for name in DATASETS}
+    page = {f"pgn_edge/runtime/web/{path.name}" for path in (ROOT / "runtime/web").iterdir() if path.suffix in PAGE}
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    assert len(labels) == 12
-    assert names >= weights | labels | {"pgn_edge/py.typed"}
+    assert (len(labels), len(page)) == (12, 6)
+    assert names >= weights | labels | page | {"pgn_edge/py.typed"}
     assert [name for name in names if name.endswith("licenses/LICENSE")]
 
 

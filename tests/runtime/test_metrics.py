@@ -20,9 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgn_edge.errors import OutputError
+from pgn_edge.runtime.http_server import MOST_CONNECTIONS
 from pgn_edge.runtime.metrics import AGE_BUCKETS_S, CONTENT_TYPE, STAGE_BUCKETS_S, Counter, Gauge, Histogram, Metrics
-from pgn_edge.runtime.metrics_server import MOST_CONNECTIONS, MetricsServer
+from pgn_edge.runtime.metrics_server import MetricsServer
 from pgn_edge.runtime.result import Result
+from pgn_edge.runtime.runtime import Runtime
 from pgn_edge.runtime.sinks import CallbackSink, camera_of
 from pgn_edge.runtime.sources import Frame
 
@@ -172,6 +174,37 @@ def test_answers_are_counted_by_camera_and_task_and_frames_once() -> None:
     assert 1.5 <= value_of(metrics, "pgn_edge_frame_age_seconds_sum", camera="front") < 6
     assert value_of(metrics, "pgn_edge_stage_seconds_count", task="pets", stage="vit") == 4
     assert value_of(metrics, "pgn_edge_stage_seconds_sum", task="pets", stage="vit") == pytest.approx(0.12)
+
+
+def test_a_degraded_answer_is_an_error_of_that_kind() -> None:
+    metrics = Metrics()
+    metrics.observe(RESULT, frame_at(0))
+    metrics.observe(replace(RESULT, label="", degraded="canvas"), frame_at(1))
+    assert value_of(metrics, "pgn_edge_errors_total", kind="degraded") == 1
+    assert value_of(metrics, "pgn_edge_frames_total", camera="front", task="pets") == 2
+
+
+def test_swaps_and_drift_of_the_tasks_that_are_there(tiny_pair, golden_images: np.ndarray) -> None:
+    def shown(name: str) -> dict[frozenset[tuple[str, str]], float]:
+        return {labels: value for (_, labels), value in parse(metrics.render())[name].samples.items()}
+
+    metrics = Metrics()
+    with Runtime(tiny_pair.vit, {"a": tiny_pair.task}) as runtime:
+        metrics.watch_runtime(runtime)
+        assert shown("pgn_edge_drift") == {}, "no frame yet"
+        runtime.add("b", tiny_pair.task)
+        runtime.infer_batch([(name, image) for name in "ab" for image in golden_images[:2]])
+        drift = runtime.drift("b")
+        for measure in ("entropy", "entropy_z", "usage_divergence"):
+            assert value_of(metrics, "pgn_edge_drift", task="b", measure=measure) == getattr(drift, measure)
+        runtime.swap("a", tiny_pair.task)
+        swaps = {task: value_of(metrics, "pgn_edge_task_swaps_total", task=task) for task in "ab"}
+        assert swaps == runtime.swaps == {"a": 1, "b": 0}
+        assert {dict(labels)["task"] for labels in shown("pgn_edge_drift")} == {"b"}, "the new one saw nothing yet"
+        runtime.remove("b")
+        assert shown("pgn_edge_drift") == {}
+        assert shown("pgn_edge_task_swaps_total") == {frozenset({("task", "a")}): 1}
+    assert shown("pgn_edge_task_swaps_total") == {}, "a runtime that is closed has no tasks"
 
 
 @pytest.mark.parametrize(
