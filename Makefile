@@ -46,8 +46,11 @@ benchmarks: $(READY)
 	-$(BIN)/python benchmarks/startup.py
 	-$(BIN)/python benchmarks/chain.py
 	-$(BIN)/python benchmarks/cpu.py
-	-$(BIN)/python benchmarks/remote.py
+	-$(BIN)/python benchmarks/batching.py
+	-$(BIN)/python benchmarks/swap.py
+	-$(BIN)/python benchmarks/soak.py
 	-$(BIN)/python benchmarks/cameras.py
+	-$(BIN)/python benchmarks/remote.py
 	-$(BIN)/python benchmarks/export_speed.py
 	$(BIN)/python benchmarks/export_table.py
 	$(BIN)/python benchmarks/performance.py

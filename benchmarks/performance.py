@@ -38,6 +38,11 @@ def page(results: Path) -> str:
     sections = {
         "cpu": ("The chain on a CPU, against its peers", _cpu),
         "chain": ("The chain against ONNX Runtime alone", _chain),
+        "batching": ("Many cameras in one pass", _targets),
+        "swap": ("Swapping a task under frames", _targets),
+        "soak": ("A long run", _targets),
+        "cameras": ("Cameras that go away", _targets),
+        "remote": ("A served ViT", _targets),
         "startup": ("Startup", _startup),
         "export_speed": ("What an export costs", _export_speed),
         "export_table": ("Exports at true size", _export_table),
@@ -67,6 +72,10 @@ def _source(name: str, document: Document) -> str:
 def _cpu(document: Document) -> list[str]:
     inner = [f"#{text}" if text.startswith("## ") else text for text in cpu_report.sections(document)]
     return [targets_table(document["targets"]), *inner]
+
+
+def _targets(document: Document) -> list[str]:
+    return [targets_table(document["targets"])]
 
 
 def _chain(document: Document) -> list[str]:
