@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ TWINS = {"onnxruntime": "onnxruntime-gpu", "onnxruntime-gpu": "onnxruntime"}  # 
 MODULES = {"opencv-python": "cv2", "onnxruntime-gpu": "onnxruntime"}
 ASKED = ("onnxruntime", "cv2", "tensorrt", "tensorrt_rtx")
 REQUIREMENT = re.compile(r"([\w.-]+)\s*(?:\[([^\]]*)\])?([^;]*)(?:;.*extra\s*==\s*[\"']([^\"']+))?")
+OLDER = re.compile(r"python_version\s*<\s*[\"'](\d+)\.(\d+)[\"']")
 MINIMUM = re.compile(r">=\s*([\w.]+)")
 
 Answers = Mapping[str, tuple[dict[str, Any], str]]
@@ -139,11 +141,12 @@ def diagnose(root: Path = Path("/"), nvidia_smi: str = "nvidia-smi") -> Diagnosi
 
 
 def _requirements() -> _Requirements:
-    """From the installed metadata, so that there is no second list; its only markers are extras."""
+    """From the installed metadata, so that there is no second list; its markers are extras, and older Pythons."""
     packages: list[_Package] = []
     names: dict[str, frozenset[str]] = {}
     includes: dict[str, frozenset[str]] = {}
     lines = [] if _version(OURS) is None else metadata.requires(OURS) or []
+    lines = [line for line in lines if _is_for_this_python(line)]
     for match in filter(None, map(REQUIREMENT.match, lines)):
         name, inner, version, extra = (group or "" for group in match.groups())
         if name == OURS:
@@ -157,6 +160,11 @@ def _requirements() -> _Requirements:
             packages.append(_Package(name, minimum[1] if minimum else "", extra))
         names[extra] = names.get(extra, frozenset()) | {name}
     return _Requirements(tuple(packages), names, includes)
+
+
+def _is_for_this_python(line: str) -> bool:
+    older = OLDER.search(line)
+    return older is None or sys.version_info[:2] < (int(older[1]), int(older[2]))
 
 
 def _look(package: _Package, answers: Answers) -> Finding:

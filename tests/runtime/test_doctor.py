@@ -168,13 +168,24 @@ def test_a_copy_without_metadata_is_a_fault_and_promises_nothing(diagnosed):
     assert found["packages"]["pgn-edge"]["do"] == "pip install pgn-edge"
 
 
+def test_what_only_another_python_needs_is_not_missed(diagnosed):
+    here, last = (f"{sys.version_info[0]}.{sys.version_info[1] + more}" for more in (0, 1))
+    markers = {"older": here, "newer": last}
+    requires = tuple(f'{name}>=2.0; python_version < "{before}"' for name, before in markers.items())
+    found = diagnosed({}, {"onnxruntime": ORT}, requires=requires)["packages"]
+    assert "older" not in found
+    assert found["newer"]["state"] == "fault"
+
+
 # This machine.
 
 
 def test_every_requirement_of_ours_is_looked_up():
     found = diagnose()
     packages = {finding.name: finding for finding in found.sections["packages"]}
-    required = {re.match(r"[\w.-]+", line)[0] for line in metadata.requires("pgn-edge")} - {"pgn-edge"}
+    old = sys.version_info < (3, 11)
+    lines = [line for line in metadata.requires("pgn-edge") if old or "python_version" not in line]
+    required = {re.match(r"[\w.-]+", line)[0] for line in lines} - {"pgn-edge"}
     assert required - set(packages) <= {"onnxruntime", "onnxruntime-gpu"}
     for name, finding in packages.items():
         if finding.state == "ok" and "not from pip" not in finding.value:
