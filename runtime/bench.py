@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from pgn_edge.runtime.bench_options import BenchOptions
 from pgn_edge.runtime.bench_queries import TASK, CameraFrame, camera_frame, chain_query, engine_query, frame_bytes
 from pgn_edge.runtime.bench_rounds import Samples, Warmup, take_turns
 from pgn_edge.runtime.bench_stats import Stats
-from pgn_edge.runtime.engines import Engine, open_engine
+from pgn_edge.runtime.engines import Engine, is_served, open_engine
 from pgn_edge.runtime.runtime import Runtime
 
 
@@ -30,9 +30,9 @@ class Measured:
     """A file or engine that took part.
 
     Args:
-        name: path of the file, or name of the engine.
+        name: path of the file, address of a served model, or name of the engine.
         device: where it ran; None for a task.
-        sha256: of the file; None for an engine that was given open.
+        sha256: of the file; None for a served model, and for an engine that was given open.
         size_bytes: of the file; likewise.
     """
 
@@ -52,7 +52,7 @@ class BenchReport:
         samples: by series: `vit`, `vit.2` and so on, `stock`, `chain.<stage>`.
         warmup: what went before them.
         frame_bytes: sizes of one frame by what it is.
-        costs: of one more task and one more ViT; None without a task, or where the ViT engine was given open.
+        costs: of one more task and one more ViT; None without a task, or where the ViT engine is no file.
         environment: machine, versions and command.
         machine: its state `before` and `after`.
     """
@@ -89,7 +89,8 @@ def run_bench(
     """Measure an engine beside others, the same ViT without prompt slots, and the whole chain with a task.
 
     Args:
-        engine: the ViT engine, from `pgn-edge export-vit`; without `task` and `stock` any. Closed at the end.
+        engine: the ViT engine, from `pgn-edge export-vit`, a file or the address of a served model; without `task` and
+            `stock` any. Closed at the end.
         rivals: any engines to compare it with, in turns. Closed at the end.
         task: a bundle for `engine`.
         stock: the same ViT as `engine`, exported with `--prompts 0`. Closed at the end.
@@ -117,7 +118,7 @@ def run_bench(
                 Runtime(engines["vit"], {TASK: task}, threads=options.threads, gpu=options.gpu)
             )
             queries.append(chain_query(runtime, frame, options.frames))
-            if isinstance(engine, str | Path):  # before the timing: memory that it frees would blur what is added
+            if _is_file(engine):  # before the timing: memory that it frees would blur what is added
                 costs = measure_costs(Path(engine), Path(task), options.engine)
         samples, warmup = take_turns(queries, options, progress)
         return BenchReport(
@@ -171,9 +172,14 @@ def _open_all(given: Mapping[str, str | Path | Engine], options: BenchOptions, s
 
 def _measured(what: str | Path | Engine, engine: Engine | None = None) -> Measured:
     device = None if engine is None else engine.device
-    if isinstance(what, str | Path):
+    if _is_file(what):
         return Measured(str(what), device, sha256_file(what), Path(what).stat().st_size)
-    return Measured(what.name, device)
+    assert engine is not None
+    return Measured(engine.name, device)
+
+
+def _is_file(what: str | Path | Engine) -> TypeGuard[str | Path]:
+    return isinstance(what, str | Path) and not is_served(what)
 
 
 def _facts(engine: Engine) -> EngineFacts | None:

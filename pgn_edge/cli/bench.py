@@ -24,10 +24,11 @@ FRAMES = 8  # of a query where neither --cameras nor --batch says: as many as ML
 @click.option(
     "--engine",
     "engines",
-    type=FILE,
+    metavar="FILE|ADDRESS",
     multiple=True,
     required=True,
-    help="Any .onnx or .plan; give it again to measure several side by side. --task and --stock belong to the first.",
+    help="Any .onnx, .plan or served model (triton+http://HOST:PORT/MODEL); give it again to measure several side by "
+    "side. --task and --stock belong to the first.",
 )
 @click.option("--task", type=FILE, help="Also measure the chain with this bundle.")
 @click.option("--stock", type=FILE, help="The same ViT exported with --prompts 0: shows what the prompt slots cost.")
@@ -70,7 +71,7 @@ FRAMES = 8  # of a query where neither --cameras nor --batch says: as many as ML
 @click.option("--html", type=FILE, help="Write a page with plots.")
 @click.pass_context
 def bench(
-    context: click.Context, /, engines: tuple[Path, ...], compare: Path | None, fail_if_slower: bool, **given: Any
+    context: click.Context, /, engines: tuple[str, ...], compare: Path | None, fail_if_slower: bool, **given: Any
 ) -> None:
     """Measure latency or throughput: bare engines, and with a task the whole chain, all in turns in one run."""
     from pgn_edge.runtime.bench import run_bench

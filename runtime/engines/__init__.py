@@ -32,6 +32,7 @@ __all__ = [
     "TensorSpec",
     "TritonEngine",
     "TritonOptions",
+    "is_served",
     "open_engine",
     "open_pgn",
 ]
@@ -51,7 +52,7 @@ def open_engine(path: str | Path, options: EngineOptions | None = None) -> Engin
         MissingExtraError: the package behind it is not installed.
     """
     options = options or EngineOptions()
-    if str(path).startswith(TRITON):
+    if is_served(path):
         return _served(str(path), options)
     suffix = Path(path).suffix
     if suffix == ".onnx":
@@ -73,6 +74,11 @@ def open_engine(path: str | Path, options: EngineOptions | None = None) -> Engin
         got=repr(suffix),
         do="export it: pgn-edge export-vit BACKBONE; and for a GPU: pgn-edge compile vit.onnx",
     )
+
+
+def is_served(path: str | Path) -> bool:
+    """Whether it is the address of a served model, and no file."""
+    return str(path).startswith(TRITON)
 
 
 def open_pgn(bundle: Bundle, path: str | Path, vit: Engine, options: EngineOptions) -> Engine:

@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from pgn_edge.cli import cli
 from pgn_edge.errors import EngineError, PairingError
 from pgn_edge.runtime import Runtime
 from pgn_edge.runtime.engines import Engine, TritonEngine, TritonOptions, open_engine
@@ -158,6 +160,19 @@ def test_the_runtime_runs_a_task_with_it(server: TritonServer, tiny_pair, golden
         for ours, theirs in zip(far.infer_batch(frames), near.infer_batch(frames), strict=True):
             assert ours.label == theirs.label
             np.testing.assert_allclose(ours.embedding, theirs.embedding, atol=1e-5)
+
+
+def test_the_bench_times_a_served_vit_beside_a_file(server: TritonServer, tiny_pair, tmp_path: Path):
+    url, report = server.url("http"), tmp_path / "report.json"
+    engines = ("--engine", url, "--engine", str(tiny_pair.vit), "--task", str(tiny_pair.task))
+    done = CliRunner().invoke(cli, ["bench", *engines, "--samples", "3", "--warmup", "0", "--json", str(report)])
+    assert done.exit_code == 0, done.output
+    document = json.loads(report.read_text())
+    served, file = (document["parts"][role] for role in ("vit", "vit.2"))
+    assert (served["name"], served["sha256"]) == (url, None)
+    assert served["device"].startswith("triton http at 127.0.0.1:")
+    assert file["sha256"]
+    assert len(document["samples_ms"]["chain.total"]) == 3
 
 
 def test_no_memory_is_left_behind(server: TritonServer, repository: Path, opened: Open):
