@@ -38,7 +38,7 @@ def page(results: Path) -> str:
     sections = {
         "cpu": ("The chain on a CPU, against its peers", _cpu),
         "chain": ("The chain against ONNX Runtime alone", _chain),
-        "batching": ("Many cameras in one pass", _targets),
+        "batching": ("Many cameras in one pass", _batching),
         "swap": ("Swapping a task under frames", _targets),
         "soak": ("A long run", _targets),
         "cameras": ("Cameras that go away", _targets),
@@ -76,6 +76,20 @@ def _cpu(document: Document) -> list[str]:
 
 def _targets(document: Document) -> list[str]:
     return [targets_table(document["targets"])]
+
+
+def _batching(document: Document) -> list[str]:
+    rows = [
+        (model, *(f"{one['median']:.3f}" for one in found["gain"].values()))
+        for model, found in document["models"].items()
+    ]
+    ways = next(iter(document["models"].values()))["gain"]
+    return [
+        *_targets(document),
+        "How many times as fast in batches of eight. The ViT alone bounds what a scheduler can gain, and its matrix "
+        "products bound the ViT:\n",
+        markdown_table(("", *ways), rows),
+    ]
 
 
 def _chain(document: Document) -> list[str]:

@@ -3,12 +3,14 @@
 Three phases in turns, in a random order in each round: frames alone; frames beside a neighbour, another Runtime of this
 process whose task is swapped all the same, so that it takes cores and interpreter but touches no task of ours; and
 frames while their own task is swapped. A swap here follows the last one at once, so that something is always loading,
-and every tenth is tried with a damaged bundle first.
+and every tenth is tried with a damaged bundle first. Each model runs with a thread for each core, and again with one
+core left free for what loads.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -67,13 +69,13 @@ def send(
         phase.answers[judge(result, {name: expected[name, index] for name in (FIRST, SECOND)})] += 1
 
 
-def measure(files: Files, count: int, given: argparse.Namespace) -> tuple[dict[str, Phase], Swaps]:
+def measure(files: Files, count: int, threads: int, given: argparse.Namespace) -> tuple[dict[str, Phase], Swaps]:
     """All phases of one model, in rounds."""
     frames, phases = make_frames(given.seed), {name: Phase() for name in (ALONE, BESIDE, SWAPPING)}
-    expected, rng = answers_alone(files, frames, given.threads), np.random.default_rng(given.seed)
+    expected, rng = answers_alone(files, frames, threads), np.random.default_rng(given.seed)
     with (
-        Runtime(files.vit, {TASK: files.bundles[FIRST]}, threads=given.threads) as runtime,
-        Runtime(files.vit, {TASK: files.bundles[FIRST]}, threads=given.threads) as neighbour,
+        Runtime(files.vit, {TASK: files.bundles[FIRST]}, threads=threads) as runtime,
+        Runtime(files.vit, {TASK: files.bundles[FIRST]}, threads=threads) as neighbour,
     ):
         swaps, others = Swaps(runtime, files, (TASK,)), Swaps(neighbour, files, (TASK,))
         send(runtime, frames, expected, Phase(), _count_down(given.warmup))
@@ -128,15 +130,18 @@ def main() -> int:
     arguments.add_argument("--alone", type=int, default=2000, help="frames without swaps; default: %(default)s")
     arguments.add_argument("--rounds", type=int, default=10, help="in which phases take turns; default: %(default)s")
     arguments.add_argument("--warmup", type=int, default=50, help="frames before them; default: %(default)s")
-    arguments.add_argument("--threads", type=int, default=0, help="of each session; 0 is one for each core")
     arguments.add_argument("--seed", type=int, default=0)
     given = arguments.parse_args()
     environment, models = describe_environment(), {}
+    cores = len(os.sched_getaffinity(0))
+    settings = {"every core": cores, "a core left free": cores - 1} if cores > 1 else {"every core": cores}
     for model, count in (("builtin", given.swaps), ("CLIP ViT-B/32", given.clip_swaps)):
         if count:
             with TemporaryDirectory() as name:
                 files = make_files(Path(name) / "files", small=model == "builtin")
-                models[model] = document_of(*measure(files, count, given))
+                for setting, threads in settings.items():
+                    measured = measure(files, count, threads, given)
+                    models[f"{model}, {setting}"] = document_of(*measured)
     targets = [target for model, measured in models.items() for target in targets_of(model, measured)]
     document = {
         "benchmark": "swap",

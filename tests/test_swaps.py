@@ -84,7 +84,7 @@ def test_pauses_are_told_apart(load: Load):
 
 def test_swaps_under_frames_are_all_accounted_for(load: Load, files: Any):
     report, swap = load("swap_report"), load("swap")
-    phases, swaps = swap.measure(files, 20, GIVEN)
+    phases, swaps = swap.measure(files, 20, 1, GIVEN)
     measured = report.document_of(phases, swaps)
     assert json.loads(json.dumps(measured)) == measured
     assert (measured["swaps"], measured["refused"], measured["accepted"]) == (20, {"cut short": 2}, 0)
