@@ -39,7 +39,7 @@ def page(results: Path) -> str:
         "cpu": ("The chain on a CPU, against its peers", _cpu),
         "chain": ("The chain against ONNX Runtime alone", _chain),
         "batching": ("Many cameras in one pass", _batching),
-        "swap": ("Swapping a task under frames", _targets),
+        "swap": ("Swapping a task under frames", _swap),
         "soak": ("A long run", _targets),
         "cameras": ("Cameras that go away", _targets),
         "remote": ("A served ViT", _targets),
@@ -62,7 +62,7 @@ def page(results: Path) -> str:
 def _source(name: str, document: Document) -> str:
     machine = document["environment"]
     return (
-        f"`python benchmarks/{name}.py`, [all of it]({LINK}/{name}.md): {machine['cpu']}, "
+        f"`python benchmarks/{machine['command']}`, [all of it]({LINK}/{name}.md): {machine['cpu']}, "
         f"{machine['usable_cores']} cores, load average {machine['load_average'][0]} at the start, "
         f"ONNX Runtime {machine['onnxruntime']}, "
         f"Python {machine['python']}, {machine['started'][:10]}.\n"
@@ -89,6 +89,18 @@ def _batching(document: Document) -> list[str]:
         "How many times as fast in batches of eight. The ViT alone bounds what a scheduler can gain, and its matrix "
         "products bound the ViT:\n",
         markdown_table(("", *ways), rows),
+    ]
+
+
+def _swap(document: Document) -> list[str]:
+    models = document["models"]
+    kinds = next(iter(models.values()))["pauses_ms"]
+    rows = [(kind, *(f"{model['pauses_ms'][kind]:.2f}" for model in models.values())) for kind in kinds]
+    return [
+        *_targets(document),
+        "Milliseconds between two answers beyond the median of frames alone, while something is always being loaded. "
+        "A neighbour is another runtime of the process: what its loading costs, any work on these cores would.\n",
+        markdown_table(("pause", *models), rows),
     ]
 
 
