@@ -70,6 +70,7 @@ def test_a_page_without_results_says_so(load: Any, tmp_path: Path):
 
 
 ENVIRONMENT = {
+    "command": "a.py --few 1",
     "cpu": "a CPU",
     "usable_cores": 2,
     "load_average": [0.1, 0.2, 0.3],
