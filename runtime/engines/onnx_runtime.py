@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -125,10 +124,12 @@ def open_session(
     settings.add_session_config_entry("session.force_spinning_stop", "1")
     source = model if isinstance(model, bytes) else str(model)
     try:
-        with redirect_stdout(sys.stderr):  # it prints where a provider fails, and that belongs to no --json
-            session = runtime.InferenceSession(
-                source, settings, providers=[(PROVIDERS[each], dict(options)) for each, options in providers]
-            )
+        session = runtime.InferenceSession(
+            source,
+            settings,
+            providers=[(PROVIDERS[each], dict(options)) for each, options in providers],
+            enable_fallback=0,  # it would print to stdout, and start again on another provider
+        )
     except Exception as exc:
         # ONNX Runtime's exceptions share no base class but this one.
         raise EngineError(

@@ -9,9 +9,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
-from functools import partial
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -52,10 +53,7 @@ class OrtGpuEngine(OnnxRuntimeEngine):
         self._session: Any = None
         self._host: HostAccess | None = None
         try:
-            if hasattr(runtime, "preload_dlls"):
-                # CUDA and cuDNN from pip's packages, if they are there; what it prints belongs to no --json.
-                with redirect_stdout(sys.stderr):
-                    runtime.preload_dlls()
+            _preload(runtime)
             self._session = _open(model, name, options, self.cuda)
             self._describe(name, options.provider)
             self._host = HostAccess(self, self.cuda)
@@ -108,6 +106,14 @@ class OrtGpuEngine(OnnxRuntimeEngine):
         super().close()
         if self._owned:
             self.cuda.close()
+
+
+@cache
+def _preload(runtime: ModuleType) -> None:
+    """Load CUDA and cuDNN from pip's packages if they are there: once, since stdout belongs to all threads."""
+    if hasattr(runtime, "preload_dlls"):
+        with redirect_stdout(sys.stderr):  # what it prints belongs to no --json
+            runtime.preload_dlls()
 
 
 def _open(model: Model, name: str, options: EngineOptions, cuda: Cuda) -> Any:

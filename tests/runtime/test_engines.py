@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,19 @@ def test_a_provider_that_is_missing_is_not_replaced(tmp_path: Path):
     (tmp_path / "toy.onnx").write_bytes(toy())
     with pytest.raises(EngineError, match=f"with {MISSING_PROVIDER}, got only .*CPUExecutionProvider"):
         open_engine(tmp_path / "toy.onnx", EngineOptions(provider="cuda"))
+
+
+def test_stdout_stays_the_apps_while_an_engine_opens(monkeypatch: pytest.MonkeyPatch):
+    # It is one for all threads: an app goes on printing answers while another thread swaps a task.
+    real, seen = onnxruntime.InferenceSession, []
+
+    def session(*arguments: Any, **options: Any) -> Any:
+        seen.append(sys.stdout)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    OnnxRuntimeEngine(toy(), "toy.onnx").close()
+    assert seen == [sys.stdout]
 
 
 def test_a_provider_that_does_not_start_is_not_replaced(monkeypatch: pytest.MonkeyPatch):

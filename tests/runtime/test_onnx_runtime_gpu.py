@@ -17,7 +17,7 @@ from pgn_edge.export.frozen import VitOptions, export_vit
 from pgn_edge.runtime import Runtime
 from pgn_edge.runtime.bench import run_bench
 from pgn_edge.runtime.bench_options import BenchOptions
-from pgn_edge.runtime.engines import EngineOptions, OrtGpuEngine, open_engine
+from pgn_edge.runtime.engines import EngineOptions, OrtGpuEngine, onnx_runtime_gpu, open_engine
 from tests.runtime.conftest import StandIn
 
 Work = CFUNCTYPE(None, c_void_p)
@@ -52,7 +52,8 @@ class Sessions:
         self.library = CDLL(driver.path)
         self.library.cuLaunchHostFunc.argtypes = [c_size_t, Work, c_void_p]
 
-    def __call__(self, source: Any, settings: Any, providers: Any) -> Any:
+    def __call__(self, source: Any, settings: Any, providers: Any, enable_fallback: int) -> Any:
+        assert not enable_fallback
         session = self.real(source, settings, providers=[CPU])
         if providers[0][0] == CPU or not self.starts:
             return session
@@ -100,6 +101,7 @@ def sessions(cuda_by_default: StandIn, monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.setattr(onnxruntime, "InferenceSession", made)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [*NAMES.values(), CPU])
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("cannot load"), raising=False)
+    onnx_runtime_gpu._preload.cache_clear()
     yield made
     assert cuda_by_default.live() == {}, "something on the GPU was not given back"
 
