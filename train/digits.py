@@ -7,43 +7,36 @@ digits are mostly by writers who are not in the training split; the photographs 
 
 from __future__ import annotations
 
+import functools
+
 import cv2
 import numpy as np
 
-SIZE = 64
+from pgn_edge.train.backgrounds import SIZE, crop
+
+LABELS = tuple("0123456789")
 SPLITS = {"train": (0, 1097), "validation": (1097, 1397), "test": (1397, 1797)}
 SEED = 64
 
 
+@functools.cache
 def digit_frames() -> tuple[np.ndarray, np.ndarray]:
-    """All digits in the order of the file.
+    """All digits in the order of the file, made once in a process.
 
     Returns:
-        (1797, 64, 64, 3) uint8 RGB frames and (1797,) int64 labels; the same on every call.
+        (1797, 64, 64, 3) uint8 RGB frames and (1797,) int64 labels, both read-only; the same on every call.
     """
-    from sklearn.datasets import load_digits, load_sample_images
+    from sklearn.datasets import load_digits
 
     digits = load_digits()
-    photos = load_sample_images().images
     frames = np.empty((len(digits.images), SIZE, SIZE, 3), np.uint8)
     for part, (low, high) in enumerate(SPLITS.values()):
         for index in range(low, high):
             random = np.random.default_rng((SEED, index))
-            background = _background(photos, part, random)
-            frames[index] = _blend(digits.images[index], background, random)
-    return frames, digits.target.astype(np.int64)
-
-
-def _background(photos: list[np.ndarray], part: int, random: np.random.Generator) -> np.ndarray:
-    """A crop from the third of a photograph that belongs to this split."""
-    photo = photos[random.integers(len(photos))]
-    third = photo.shape[1] // len(SPLITS)
-    side = int(random.integers(48, 160))
-    top = int(random.integers(0, photo.shape[0] - side))
-    left = part * third + int(random.integers(0, third - side))
-    return np.asarray(
-        cv2.resize(photo[top : top + side, left : left + side], (SIZE, SIZE), interpolation=cv2.INTER_AREA)
-    )
+            frames[index] = _blend(digits.images[index], crop(part, random), random)
+    labels = digits.target.astype(np.int64)
+    frames.flags.writeable = labels.flags.writeable = False
+    return frames, labels
 
 
 def _blend(digit: np.ndarray, background: np.ndarray, random: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,223 @@
+"""Folders of classes: cut once and for all, or taken as they are split; and refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pgn_edge.errors import DataError
+from pgn_edge.train.data import DataSet, Samples, load_data
+
+Fill = Callable[..., Path]
+
+
+def splits(data: DataSet) -> dict[str, Samples]:
+    return {"train": data.train, "validation": data.validation, "test": data.test}
+
+
+def names(samples: Samples) -> list[str]:
+    return [samples.name(index) for index in range(len(samples))]
+
+
+def test_a_folder_of_classes_is_cut_once_and_for_all(tmp_path: Path, fill: Fill):
+    folder = fill(tmp_path / "animals", {"dog": 20, "cat": 10})
+    data = load_data("animals", tmp_path)
+    assert (data.name, data.labels) == ("animals", ("cat", "dog"))
+    assert data.spaces[0].template == "a photo of a {}"
+    counts = {name: np.bincount(samples.labels).tolist() for name, samples in splits(data).items()}
+    assert counts == {"train": [7, 14], "validation": [1, 2], "test": [2, 4]}
+    found = [name for samples in splits(data).values() for name in names(samples)]
+    assert len(found) == len(set(found)) == 30
+    again = load_data(str(folder))
+    assert {part: names(samples) for part, samples in splits(again).items()} == {
+        part: names(samples) for part, samples in splits(data).items()
+    }
+
+
+def test_each_image_has_the_label_of_its_folder(tmp_path: Path, fill: Fill):
+    data = load_data(str(fill(tmp_path / "few", {"one": 4, "three": 4})))
+    for samples in splits(data).values():
+        for index, label in enumerate(samples.labels):
+            assert samples.read(index)[0, 0, 2] == len(data.labels[label])
+
+
+def test_of_two_halves_the_validation_comes_from_train(tmp_path: Path, fill: Fill):
+    fill(tmp_path / "train", {"cat": 10, "dog": 10})
+    fill(tmp_path / "test", {"cat": 5, "dog": 5}, start=100)
+    data = load_data(".", tmp_path)
+    assert [len(samples) for samples in splits(data).values()] == [18, 2, 10]
+    assert all("/train/" in name for name in names(data.train) + names(data.validation))
+    assert all("/test/" in name for name in names(data.test))
+    assert not set(names(data.train)) & set(names(data.validation))
+
+
+@pytest.mark.parametrize("name", ["validation", "val", "valid"])
+def test_a_validation_folder_is_taken_as_it_is(tmp_path: Path, fill: Fill, name: str):
+    for part, count in (("train", 3), (name, 2), ("test", 1)):
+        fill(tmp_path / part, {"a": count, "b": count})
+    data = load_data(".", tmp_path)
+    assert [len(samples) for samples in splits(data).values()] == [6, 4, 2]
+    assert all(f"/{name}/" in each for each in names(data.validation))
+
+
+def test_a_class_may_be_called_train(tmp_path: Path, fill: Fill):
+    data = load_data(str(fill(tmp_path / "vehicles", {"bus": 3, "car": 3, "train": 3})))
+    assert data.labels == ("bus", "car", "train")
+
+
+def test_three_images_of_a_class_give_one_for_each_split(tmp_path: Path, fill: Fill):
+    data = load_data(str(fill(tmp_path / "few", {"a": 3, "b": 3})))
+    for samples in splits(data).values():
+        assert samples.labels.tolist() == [0, 1]
+
+
+def test_other_files_and_hidden_files_are_no_images(tmp_path: Path, fill: Fill):
+    folder = fill(tmp_path / "mixed", {"a": 4, "b": 4})
+    (folder / "a" / "notes.txt").write_text("not an image")
+    (folder / "a" / ".hidden.png").write_bytes(b"a system's own file")
+    (folder / "readme.md").write_text("beside the classes")
+    (folder / ".ipynb_checkpoints").mkdir()
+    data = load_data(str(folder))
+    assert sum(len(samples) for samples in splits(data).values()) == 8
+
+
+def test_images_may_lie_deeper_and_behind_links(tmp_path: Path, fill: Fill):
+    folder = fill(tmp_path / "deep", {"a": 3})
+    fill(folder / "a", {"camera 2": 2})
+    fill(tmp_path / "elsewhere", {"b": 5})
+    (folder / "b").symlink_to(tmp_path / "elsewhere" / "b")
+    (folder / "a" / "broken.png").symlink_to(tmp_path / "nothing.png")
+    data = load_data(str(folder))
+    assert data.labels == ("a", "b")
+    assert sum(len(samples) for samples in splits(data).values()) == 10
+
+
+def test_an_unreadable_image_is_found_when_it_is_read(tmp_path: Path, fill: Fill):
+    folder = fill(tmp_path / "data", {"a": 5, "b": 5})
+    bad = folder / "a" / "03.png"
+    bad.write_bytes(bad.read_bytes()[:-30])
+    data = load_data(str(folder))
+    where = {name: (samples, i) for samples in splits(data).values() for i, name in enumerate(names(samples))}
+    samples, index = where[str(bad)]
+    with pytest.raises(DataError, match=r"03\.png: expected an image"):
+        samples.read(index)
+
+
+def test_formats_are_known_by_their_content(tmp_path: Path, fill: Fill):
+    folder = fill(tmp_path / "data", {"a": 3, "b": 3})
+    Image.new("RGB", (10, 10), (1, 2, 3)).save(folder / "a" / "00.png", format="TIFF")
+    data = load_data(str(folder))
+    for samples in splits(data).values():
+        for index in range(len(samples)):
+            assert samples.read(index).shape == (10, 10, 3)
+
+
+def test_the_folder_that_one_stands_in_has_a_name_too(tmp_path: Path, fill: Fill, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(fill(tmp_path / "pets", {"a": 3, "b": 3}))
+    assert load_data(".").name == "pets"
+
+
+def no_classes(folder: Path, fill: Fill) -> str:
+    folder.mkdir()
+    (folder / "image.png").write_bytes(b"beside, not inside a class")
+    return "at least two class folders"
+
+
+def one_class(folder: Path, fill: Fill) -> str:
+    fill(folder, {"a": 5})
+    return "got 1 folders"
+
+
+def empty_class(folder: Path, fill: Fill) -> str:
+    fill(folder, {"a": 5, "b": 0})
+    return f"{folder / 'b'}: expected at least 3 images (.png, .jpg,"
+
+
+def too_few(folder: Path, fill: Fill) -> str:
+    fill(folder, {"a": 2, "b": 5})
+    return f"{folder / 'a'}: expected at least 3 images"
+
+
+def one_to_train_and_none_to_validate(folder: Path, fill: Fill) -> str:
+    fill(folder / "train", {"a": 1, "b": 5})
+    fill(folder / "test", {"a": 5, "b": 5})
+    return f"{folder / 'train' / 'a'}: expected at least 2 images"
+
+
+def class_without_test_images(folder: Path, fill: Fill) -> str:
+    fill(folder / "train", {"a": 5, "b": 5})
+    fill(folder / "test", {"a": 5})
+    return f"{folder / 'test' / 'b'}: expected at least 1 images"
+
+
+def class_that_is_not_trained(folder: Path, fill: Fill) -> str:
+    fill(folder / "train", {"a": 5, "b": 5})
+    fill(folder / "test", {"a": 5, "b": 5, "c": 5})
+    return f"{folder / 'test'}: expected the classes of {folder / 'train'}, got 'c'"
+
+
+def class_that_is_only_validated(folder: Path, fill: Fill) -> str:
+    for part in ("train", "test"):
+        fill(folder / part, {"a": 5, "b": 5})
+    fill(folder / "val", {"a": 5, "b": 5, "c": 5})
+    return f"{folder / 'val'}: expected the classes of {folder / 'train'}, got 'c'"
+
+
+def no_test_split(folder: Path, fill: Fill) -> str:
+    fill(folder / "train", {"a": 5, "b": 5})
+    fill(folder / "val", {"a": 5, "b": 5})
+    return "expected the folders train and test, and at most one of validation, val and valid, got train, val"
+
+
+def two_validation_splits(folder: Path, fill: Fill) -> str:
+    for part in ("train", "val", "validation", "test"):
+        fill(folder / part, {"a": 5, "b": 5})
+    return "at most one of validation, val and valid, got test, train, val, validation"
+
+
+def missing(folder: Path, fill: Fill) -> str:
+    return "a folder of classes or a .csv, got"
+
+
+def a_file(folder: Path, fill: Fill) -> str:
+    folder.write_text("no folder")
+    return "a folder of classes or a .csv, got"
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        no_classes,
+        one_class,
+        empty_class,
+        too_few,
+        one_to_train_and_none_to_validate,
+        class_without_test_images,
+        class_that_is_not_trained,
+        class_that_is_only_validated,
+        no_test_split,
+        two_validation_splits,
+        missing,
+        a_file,
+    ],
+    ids=lambda prepare: prepare.__name__.replace("_", " "),
+)
+def test_folders_that_are_refused(tmp_path: Path, fill: Fill, prepare: Callable[[Path, Fill], str]):
+    says = prepare(tmp_path / "data", fill)
+    with pytest.raises(DataError) as caught:
+        load_data("data", tmp_path)
+    assert says in str(caught.value)
+
+
+def test_a_folder_without_rights_is_refused(tmp_path: Path, fill: Fill, monkeypatch: pytest.MonkeyPatch):
+    def locked(self: Path) -> None:  # the rights themselves do not stop root
+        raise PermissionError(13, "Permission denied", str(self))
+
+    folder = fill(tmp_path / "data", {"a": 3, "b": 3})
+    monkeypatch.setattr(Path, "iterdir", locked)
+    with pytest.raises(DataError, match="data: expected a folder that can be read, got Permission denied"):
+        load_data(str(folder))
