@@ -41,6 +41,7 @@ def check_canvases(vit: FrozenViT, geometry: Geometry) -> np.ndarray:
         sizes = np.geomspace(0.5, 4, len(images))[:, None, None] * float(vit.position.std())
         tokens = sizes * np.random.default_rng(0).standard_normal((len(images), geometry.prompts, vit.width))
         inversion = invert_library(Projection.of(vit, geometry), tokens.reshape(-1, vit.width))
+        assert inversion.pixels is not None
         patches = inversion.pixels.reshape(*tokens.shape[:2], -1)
         if inversion.offset is not None:
             patches = patches + inversion.offset

@@ -29,12 +29,14 @@ class Certificate:
         sigma_min: smallest; 0 where a token has more entries than a patch has pixels.
         condition: their ratio.
         ridge: share of the largest squared singular value that was added to all of them; None for the pseudo-inverse.
-        residual: largest relative residual of a library token.
-        pixel_min: lowest value that any mixture can reach, normalised units.
+        residual: largest relative residual of a library token, or of a golden prompt where there is no library.
+        pixel_min: lowest value that any prompt can reach, normalised units; where there is no bound, that of the
+            golden frames.
         pixel_max: highest.
         share_illegal: share of prompt pixels on the golden frames outside legal RGB.
-        proven_legal: whether no mixture whatsoever can leave legal RGB.
-        fp16_overflow: whether a constant exceeds what fp16 can hold; the mixing then stays float32.
+        proven_legal: whether no prompt whatsoever can leave legal RGB.
+        fp16_overflow: whether a pixel exceeds what fp16 can hold; the mixing then stays float32.
+        rounded: whether the engine rounds prompt pixels to the levels of an 8-bit image.
     """
 
     library_space: str
@@ -50,6 +52,7 @@ class Certificate:
     share_illegal: float
     proven_legal: bool
     fp16_overflow: bool
+    rounded: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object, with the limits that it was held against."""
@@ -71,7 +74,7 @@ class Certificate:
         if self.library_space == "pixel":
             self._require(
                 self.proven_legal,
-                "a pixel library within legal RGB",
+                "prompt pixels within legal RGB",
                 f"{self.pixel_min:.6g} to {self.pixel_max:.6g}",
                 "train the task again",
             )
@@ -94,17 +97,19 @@ class Certificate:
             raise InversionError("prompt inversion", expected=expected, got=got, do=do)
 
 
-def certify(inversion: Inversion, golden_coefficients: np.ndarray, preprocess: Preprocess) -> Certificate:
+def certify(
+    inversion: Inversion, golden_codes: np.ndarray, preprocess: Preprocess, rounded: bool = False
+) -> Certificate:
     """Measure an inversion.
 
     Args:
-        inversion: of the library.
-        golden_coefficients: c (M, K, N) on the golden frames.
+        inversion: of the library, or of prompts without one.
+        golden_codes: c (M, K, N) on the golden frames.
         preprocess: gives the legal range of each colour channel.
+        rounded: whether the engine rounds prompt pixels to 8 bits.
     """
-    low, high = inversion.pixels.min(axis=0), inversion.pixels.max(axis=0)  # mixtures are convex
-    if inversion.offset is not None:
-        low, high = low + inversion.offset.min(axis=0), high + inversion.offset.max(axis=0)
+    golden, reach = inversion.patches(golden_codes), inversion.reach()
+    low, high = (golden.min(axis=(0, 1)), golden.max(axis=(0, 1))) if reach is None else reach
     sigma = inversion.singular_values
     # Where tokens are wider than patches, W has more rows than singular values: the missing ones are zero.
     smallest = float(sigma[-1]) if len(sigma) == inversion.width else 0.0
@@ -119,9 +124,10 @@ def certify(inversion: Inversion, golden_coefficients: np.ndarray, preprocess: P
         residual=inversion.residual,
         pixel_min=float(low.min()),
         pixel_max=float(high.max()),
-        share_illegal=float(_illegal(inversion.patches(golden_coefficients), preprocess).mean()),
-        proven_legal=not _illegal(np.stack([low, high]), preprocess).any(),
+        share_illegal=float(_illegal(golden, preprocess).mean()),
+        proven_legal=reach is not None and not _illegal(np.stack(reach), preprocess).any(),
         fp16_overflow=bool(max(-low.min(), high.max()) > FP16_MAX),
+        rounded=rounded,
     )
 
 

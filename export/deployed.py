@@ -1,6 +1,7 @@
 """The PGN as it runs on the device: uint8 image in, canvas out, prompt inversion folded into one constant.
 
-Its mixture coefficients are a second output: they are there anyway, and say without labels what the camera drifts to.
+Mixture coefficients that are shares of the library are a second output: they are there anyway, and say without labels
+what the camera drifts to.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from pgn_edge.preprocess import Preprocess
 
 
 class DeployedPGN(nn.Module):
-    """uint8 NHWC image -> float32 canvas, and the mixture coefficients where they depend on the image.
+    """uint8 NHWC image -> float32 canvas, and the mixture coefficients where they are shares made for each image.
 
     Args:
         pgn: trained, in evaluation mode; copied, and its batch norms folded into the convolutions.
         geometry: the canvas.
         preprocess: gives the normalisation.
-        inversion: of the PGN's library.
+        inversion: of the PGN's library, or of its prompts where it has none.
 
     Attributes:
         more_outputs: names of what comes beside the canvas.
@@ -36,28 +37,31 @@ class DeployedPGN(nn.Module):
         super().__init__()
         self.pgn = _fold_batch_norms(copy.deepcopy(pgn).eval())
         self.geometry = geometry
-        self.more_outputs = () if self.pgn.generator is None else (COEFFICIENTS,)
+        self.more_outputs = (COEFFICIENTS,) if self.pgn.config.observed else ()
         scale, shift = (torch.from_numpy(array) for array in preprocess.affine())
         self.register_buffer("scale", scale)
         self.register_buffer("shift", shift)
-        self.register_buffer("pixels", torch.from_numpy(inversion.pixels).float())
+        pixels = None if inversion.pixels is None else torch.from_numpy(inversion.pixels).float()
+        self.register_buffer("pixels", pixels)
         offset = None if inversion.offset is None else torch.from_numpy(inversion.offset).float()
         self.register_buffer("offset", offset)
         self.scale: Tensor
         self.shift: Tensor
-        self.pixels: Tensor
+        self.pixels: Tensor | None
         self.offset: Tensor | None
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """uint8 RGB (B, H, W, 3) -> canvas (B, 3, H_c, W_c), normalised units; and coefficients (B, K, N)."""
         # Cast first: TensorRT has no uint8 arithmetic, not even Transpose.
         x = image.float().permute(0, 3, 1, 2) * self.scale + self.shift
-        coefficients = self.pgn.coefficients(x)  # (B, K, N)
-        patches = coefficients @ self.pixels  # (B, K, 3P²)
+        codes = self.pgn.codes(x)  # (B, K, N)
+        patches = codes if self.pixels is None else codes @ self.pixels  # (B, K, 3P²)
         if self.offset is not None:
             patches = patches + self.offset
+        if self.pgn.levels is not None:
+            patches = self.pgn.levels(patches, *self.pgn.legal())
         canvas = torch.cat([x, prompt_rows(patches, self.geometry)], dim=2)
-        return (canvas, coefficients) if self.more_outputs else (canvas,)
+        return (canvas, codes) if self.more_outputs else (canvas,)
 
 
 def prompt_rows(patches: Tensor, geometry: Geometry) -> Tensor:
@@ -75,6 +79,13 @@ def prompt_rows(patches: Tensor, geometry: Geometry) -> Tensor:
         patches = F.pad(patches, (0, 0, 0, geometry.spare))
     grid = patches.reshape(-1, rows, columns, 3, patch, patch)
     return grid.permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, rows * patch, columns * patch)
+
+
+def slot_patches(canvas: Tensor, geometry: Geometry) -> Tensor:
+    """Pixels of the prompt slots of a canvas (B, 3, H_c, W_c): (B, K, 3P²), order (C, P, P); undoes `prompt_rows`."""
+    rows, columns, patch = geometry.rows, geometry.grid_hw[1], geometry.patch
+    grid = canvas[:, :, geometry.content_hw[0] :].reshape(-1, 3, rows, patch, columns, patch)
+    return grid.permute(0, 2, 4, 1, 3, 5).reshape(-1, rows * columns, 3 * patch**2)[:, : geometry.prompts]
 
 
 def _fold_batch_norms(pgn: PGN) -> PGN:

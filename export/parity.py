@@ -65,7 +65,14 @@ class Ladder:
         self.reference, self.head = reference, head
         self.rungs: list[Rung] = []
 
-    def climb(self, name: str, precision: Precision, embedding: np.ndarray, frames: np.ndarray | None = None) -> None:
+    def climb(
+        self,
+        name: str,
+        precision: Precision,
+        embedding: np.ndarray,
+        frames: np.ndarray | None = None,
+        reference: np.ndarray | None = None,
+    ) -> None:
         """Add one rung.
 
         Args:
@@ -73,8 +80,10 @@ class Ladder:
             precision: whose limits it is held against.
             embedding: (M, D) float32.
             frames: (M,) which frames of the reference these are; None for all.
+            reference: (M, D) of these frames, where this rung has one of its own.
         """
-        reference = self.reference if frames is None else self.reference[frames]
+        if reference is None:
+            reference = self.reference if frames is None else self.reference[frames]
         self.rungs.append(Rung(name, precision, compare(reference, embedding, self.head)))
 
 

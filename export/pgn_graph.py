@@ -15,12 +15,13 @@ from pgn_edge.errors import ExportError
 from pgn_edge.export.calibration import adversarial_images
 from pgn_edge.export.deployed import DeployedPGN
 from pgn_edge.export.graph import finish, to_onnx
-from pgn_edge.export.precision import readers, to_half
+from pgn_edge.export.precision import HEAVY, readers, to_half
 from pgn_edge.export.ranges import Kept, keep_by_range
 from pgn_edge.export.rounding import Mixing, token_limit
 from pgn_edge.export.simplify import simplify
 
 CALIBRATION_FRAMES = 16
+LEVELS = 255.0
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class PgnGraph:
     """One form of the PGN engine.
 
     Args:
-        model: uint8 image -> canvas and mixture coefficients; facts and numerics in its metadata.
+        model: uint8 image -> canvas, and mixture coefficients where it has them; facts and numerics in its metadata.
         facts: of the engine.
         numerics: which nodes stay float32 and why; empty for fp32.
     """
@@ -39,7 +40,12 @@ class PgnGraph:
 
 
 def pgn_graphs(
-    deployed: DeployedPGN, facts: EngineFacts, images: np.ndarray, mixing: Mixing, precision: Precision, onnxsim: bool
+    deployed: DeployedPGN,
+    facts: EngineFacts,
+    images: np.ndarray,
+    mixing: Mixing | None,
+    precision: Precision,
+    onnxsim: bool,
 ) -> Iterator[PgnGraph]:
     """The float32 graph, and after it the one in `precision` if that is another.
 
@@ -47,7 +53,7 @@ def pgn_graphs(
         deployed: the PGN with its inversion folded in.
         facts: of the float32 engine.
         images: (M, H, W, 3) uint8 golden images.
-        mixing: coefficients and library on these images.
+        mixing: coefficients and library on these images; None where the generator gives pixels.
         precision: `fp32`, `fp16` or `bf16`.
         onnxsim: whether to simplify the graph.
 
@@ -69,10 +75,28 @@ def pgn_graphs(
         )
     calibration = np.concatenate([images[:CALIBRATION_FRAMES], adversarial_images(images.shape[1:3])])
     kept = {node.node: node for node in keep_by_range(model, calibration)} if precision == "fp16" else {}
-    error, largest = mixing.error(precision), float(np.abs(mixing.pixels).max())
-    if not error <= token_limit(precision):
+    kept |= {name: Kept(name, "8-bit levels", LEVELS, 0.0) for name in _before_rounding(model)}
+    error = 0.0 if mixing is None else mixing.error(precision)
+    if mixing is not None and not error <= token_limit(precision):
+        largest = float(np.abs(mixing.pixels).max())
         for name in readers(model, "pixels"):
             kept[name] = Kept(name, "prompt pixels", largest, error)
     numerics = {"kept_float32": [node.to_json() for node in kept.values()]}
     facts = replace(facts, precision=precision)
     yield PgnGraph(finish(to_half(model, precision, list(kept)), facts, numerics), facts, numerics)
+
+
+def _before_rounding(model: onnx.ModelProto) -> list[str]:
+    """Nodes between the generator and the rounding of its pixels: a rounding before it would choose other levels."""
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    open_names = [name for node in model.graph.node if node.op_type == "Round" for name in (*node.input, *node.output)]
+    found: dict[str, None] = {}
+    while open_names:
+        node = made_by.get(open_names.pop())
+        if node is None or node.name in found:
+            continue
+        mixes = "pixels" in node.input
+        if mixes or node.op_type not in HEAVY:
+            found[node.name] = None
+            open_names += [] if mixes else node.input
+    return list(found)

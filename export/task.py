@@ -17,11 +17,21 @@ from pgn_edge.errors import CheckpointError
 from pgn_edge.export.certificate import Certificate, certify
 from pgn_edge.export.deployed import DeployedPGN
 from pgn_edge.export.graph import OPSET
-from pgn_edge.export.inversion import Inversion, Projection, adopt_pixels, choose_ridge, invert_library
+from pgn_edge.export.inversion import (
+    Codes,
+    Inversion,
+    Projection,
+    adopt_pixels,
+    adopt_prompts,
+    choose_ridge,
+    invert_library,
+    invert_prompts,
+)
 from pgn_edge.export.parity import Ladder, Rung, require_parity, run_onnx, run_torch
 from pgn_edge.export.pgn_graph import PgnGraph, pgn_graphs
 from pgn_edge.export.rounding import Mixing
 from pgn_edge.export.synthetic import SYNTHETIC
+from pgn_edge.export.ties import settled
 from pgn_edge.files import require_writable, write_bytes
 from pgn_edge.fingerprint import sha256_file
 from pgn_edge.mixtures import Profile
@@ -148,8 +158,8 @@ class _Proof:
         ladder: its rungs; the reference is torch with the prompts as tokens.
         graph: the PGN engine in the precision asked for.
         golden: pair for the device.
-        profile: of the mixtures on all golden images; None for prompts that do not depend on the image, and where the
-            golden images are no images.
+        profile: of the mixtures on all golden images; None for prompts that are no shares of a library made for each
+            image, and where the golden images are no images.
     """
 
     certificate: Certificate
@@ -167,30 +177,36 @@ def _prove(checkpoint: Checkpoint, vit: FrozenViT, options: ExportOptions) -> _P
     """
     images = torch.from_numpy(checkpoint.preprocess.normalise(checkpoint.golden_images))
     with torch.no_grad():
-        coefficients = checkpoint.pgn.coefficients(images).numpy()
+        codes = checkpoint.pgn.codes(images).numpy()
     projection = Projection.of(vit, checkpoint.geometry)
-    inversion = _invert(checkpoint.pgn, projection, coefficients, options.ridge)
-    certificate = certify(inversion, coefficients, checkpoint.preprocess)
+    inversion = _invert(checkpoint.pgn, projection, codes, options.ridge)
+    certificate = certify(inversion, codes, checkpoint.preprocess, checkpoint.pgn.config.rounded)
     certificate.check()
     deployed = DeployedPGN(checkpoint.pgn, checkpoint.geometry, checkpoint.preprocess, inversion).eval()
     ladder = Ladder(run_torch(_TokenPath(vit, checkpoint), checkpoint.golden_images), checkpoint.head)
-    mixing = Mixing(projection, coefficients[:DISTANCE_FRAMES], inversion.pixels)
+    mixing = None if inversion.pixels is None else Mixing(projection, codes[:DISTANCE_FRAMES], inversion.pixels)
     graph = _climb(ladder, checkpoint, vit, deployed, mixing, options)
     # Pictures made by arithmetic say nothing of what the task is shown in use.
     measured = deployed.more_outputs and checkpoint.provenance.get("golden") != SYNTHETIC
-    profile = Profile.measure(coefficients) if measured else None
+    profile = Profile.measure(codes) if measured else None
     return _Proof(certificate, ladder, graph, _golden(checkpoint, ladder.reference, deployed), profile)
 
 
-def _invert(pgn: PGN, projection: Projection, coefficients: np.ndarray, ridge: bool) -> Inversion:
+def _invert(pgn: PGN, projection: Projection, codes: np.ndarray, ridge: bool) -> Inversion:
+    config = pgn.config
     # In float64: what is stored as float32 later is rounded once.
+    exact = copy.deepcopy(pgn).double()
     with torch.no_grad():
-        library = copy.deepcopy(pgn).double().entries().numpy()
-    if pgn.config.space == "pixel":
-        return adopt_pixels(projection, library)
+        library = exact.entries().numpy() if config.library else np.eye(config.width)
+    if config.space == "pixel":
+        if config.library:
+            return adopt_pixels(projection, library)
+        low, high = (side.numpy() for side in exact.legal())
+        return adopt_prompts(projection, low, high)
+    kind: Codes = "free" if not config.library else "shares" if config.mixing == "softmax" else "gates"
     if ridge:
-        return choose_ridge(projection, library, coefficients)
-    return invert_library(projection, library)
+        return choose_ridge(projection, library, codes, kind)
+    return invert_library(projection, library, codes=kind) if config.library else invert_prompts(projection, codes)
 
 
 def _climb(
@@ -198,13 +214,21 @@ def _climb(
     checkpoint: Checkpoint,
     vit: FrozenViT,
     deployed: DeployedPGN,
-    mixing: Mixing,
+    mixing: Mixing | None,
     options: ExportOptions,
 ) -> PgnGraph:
     """Add the rungs, and return the graph on the last of them."""
     images, frozen = checkpoint.golden_images, CanvasViT(vit, checkpoint.geometry)
     few = spread(len(images), DISTANCE_FRAMES)
-    ladder.climb("torch canvas", "fp32", run_torch(frozen, run_torch(deployed, images[few])), few)
+
+    def climb(name: str, precision: Precision, canvas: np.ndarray, frames: np.ndarray) -> None:
+        own = None
+        if checkpoint.pgn.config.rounded and precision == "fp32":
+            normalised = checkpoint.preprocess.normalise(images[frames])
+            own = settled(vit, checkpoint.pgn, checkpoint.geometry, normalised, canvas)
+        ladder.climb(name, precision, run_torch(frozen, canvas), frames, own)
+
+    climb("torch canvas", "fp32", run_torch(deployed, images[few]), few)
     facts = EngineFacts(
         role="pgn",
         backbone=checkpoint.backbone,
@@ -218,8 +242,7 @@ def _climb(
     for graph in pgn_graphs(deployed, facts, images, mixing, options.precision, options.simplify):
         precision = graph.facts.precision
         frames = few if precision == "fp32" else np.arange(len(images))
-        canvas = run_onnx(graph.model, images[frames])
-        ladder.climb(f"onnxruntime {precision}", precision, run_torch(frozen, canvas), frames)
+        climb(f"onnxruntime {precision}", precision, run_onnx(graph.model, images[frames]), frames)
     return graph
 
 

@@ -16,8 +16,8 @@ def load_backbone(name: str, weights: str | Path | None = None) -> Backbone:
     """Load a frozen ViT and its own head.
 
     Args:
-        name: `builtin`, `open_clip:ARCHITECTURE/TAG`, `timm:NAME` or `torchvision:NAME`; all but the first take an
-            image size in pixels at their end, for example `timm:vit_small_patch14_dinov2.lvd142m@224`.
+        name: `builtin`, `open_clip:ARCHITECTURE/TAG`, `timm:NAME`, `torchvision:NAME` or `dino:NAME`; all but the
+            first take an image size in pixels at their end, for example `timm:vit_small_patch14_dinov2.lvd142m@224`.
         weights: a file to read instead of downloading: safetensors, or .pt without pickled code.
 
     Raises:
@@ -32,13 +32,15 @@ def load_backbone(name: str, weights: str | Path | None = None) -> Backbone:
         "open_clip": _load_open_clip,
         "timm": _load_timm,
         "torchvision": _load_torchvision,
+        "dino": _load_dino,
     }
     if family not in loaders:
         raise CheckpointError(
             "backbone",
-            expected="builtin, open_clip:ARCHITECTURE/TAG, timm:NAME or torchvision:NAME",
+            expected="builtin, open_clip:ARCHITECTURE/TAG, timm:NAME, torchvision:NAME or dino:NAME",
             got=repr(name),
-            do="choose one: builtin, open_clip:ViT-B-32/openai, timm:vit_small_patch16_224.dino, torchvision:vit_b_32",
+            do="choose one: builtin, open_clip:ViT-B-32/openai, timm:vit_small_patch16_224.dino, torchvision:vit_b_32, "
+            "dino:vit_small_patch16_224",
         )
     backbone = loaders[family](rest, Path(weights) if weights else None)
     _require_finite(name, backbone)
@@ -89,3 +91,9 @@ def _load_torchvision(rest: str, weights: Path | None) -> Backbone:
     from pgn_edge.nn.torchvision_vit import load_torchvision
 
     return load_torchvision(rest, weights)
+
+
+def _load_dino(rest: str, weights: Path | None) -> Backbone:
+    from pgn_edge.nn.dino import load_dino
+
+    return load_dino(rest, weights)

@@ -103,6 +103,9 @@ class _CharacterHead(ZeroShot):
         rows = torch.stack([self.rows[CHARACTERS.index(label)] for label in labels])
         return Head.text(F.normalize(rows, dim=-1).numpy(), labels, self.scale)
 
+    def outputs(self) -> Head:
+        return self.head(tuple(CHARACTERS), "{}")
+
 
 def load_builtin() -> Backbone:
     """The embedded backbone from the package's own weights.

@@ -246,3 +246,12 @@ class TextHead(ZeroShot):
         tokens = self.tokenizer([template.format(label.lower().replace("_", " ")) for label in labels])
         rows = F.normalize(self.model.encode_text(tokens), dim=-1)
         return Head.text(rows.numpy(), labels, float(self.model.logit_scale.exp()))
+
+    def outputs(self) -> Head:
+        """None: its text encoder names any classes, and its image tower ends in an embedding."""
+        raise DataError(
+            "label mapping",
+            expected="a model with a classifier of its own",
+            got="one that compares images with texts",
+            do="choose another --head, such as zero-shot or tuned",
+        )

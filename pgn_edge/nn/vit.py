@@ -175,6 +175,14 @@ class ZeroShot:
         """
         raise NotImplementedError
 
+    def outputs(self) -> Head:
+        """Head over all outputs of the frozen model, whatever they stand for: what labels are mapped to.
+
+        Raises:
+            DataError: the model has embeddings alone.
+        """
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
 class Backbone:

@@ -240,17 +240,30 @@ class FrozenClassifier(ZeroShot):
     def __init__(self, name: str, classifier: nn.Linear | None) -> None:
         self.name, self.classifier = name, classifier
 
-    @torch.no_grad()
     def head(self, labels: tuple[str, ...], template: str) -> Head:
         """The classifier's first rows; the names of the classes and `template` say nothing to it."""
         outputs = 0 if self.classifier is None else self.classifier.out_features
-        if self.classifier is None or len(labels) > outputs:
-            raise DataError(
-                self.name,
-                expected=f"at most {outputs} classes" if outputs else "a model with a classifier of its own",
-                got=str(len(labels)) if outputs else "none",
-                do="train with a linear head: --head linear",
-            )
+        if len(labels) > outputs:
+            raise self._refuse(f"at most {outputs} classes" if outputs else "", str(len(labels)))
+        return self._rows(labels)
+
+    def outputs(self) -> Head:
+        """The whole classifier; its classes are numbers."""
+        if self.classifier is None:
+            raise self._refuse("", "")
+        return self._rows(tuple(str(index) for index in range(self.classifier.out_features)))
+
+    def _refuse(self, expected: str, got: str) -> DataError:
+        return DataError(
+            self.name,
+            expected=expected or "a model with a classifier of its own",
+            got=got if expected else "none",
+            do="train with a linear head: --head linear",
+        )
+
+    @torch.no_grad()
+    def _rows(self, labels: tuple[str, ...]) -> Head:
+        assert self.classifier is not None
         weight = self.classifier.weight[: len(labels)].cpu()
         bias = weight.new_zeros(len(weight)) if self.classifier.bias is None else self.classifier.bias[: len(labels)]
         return Head.linear(weight.numpy(), bias.cpu().numpy(), labels)

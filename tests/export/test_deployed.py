@@ -70,7 +70,7 @@ def test_the_slots_hold_what_numpy_computes(case: Setup):
     pseudo_inverse = np.linalg.pinv(weight)
     position = vit.slot_position(geometry).double().numpy()
     with torch.no_grad():
-        mixtures = case.pgn.coefficients(case.normalised).double().numpy()
+        mixtures = case.pgn.codes(case.normalised).double().numpy()
     tokens = mixtures @ case.pgn.library.detach().double().numpy()  # (M, K, d)
     for frame in range(len(case.images)):
         for slot in range(geometry.prompts):

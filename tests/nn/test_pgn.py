@@ -8,16 +8,18 @@ from typing import Any
 import pytest
 import torch
 
-from pgn_edge.errors import CheckpointError, GeometryError
-from pgn_edge.nn.generator import ResNet10
-from pgn_edge.nn.pgn import PGN, PgnConfig
+from pgn_edge.errors import CheckpointError
+from pgn_edge.nn.generator import ResidualBlock
+from pgn_edge.nn.pgn import PGN, Levels, PgnConfig
 from pgn_edge.nn.prompted import embed
 from pgn_edge.preprocess import Preprocess
 
 
-def make(generator: str = "resnet10", prompts: int = 4, library: int = 6, width: int = 8, resolution: int = 16) -> PGN:
+def make(
+    generator: str = "resnet10", prompts: int = 4, library: int = 6, width: int = 8, resolution: int = 16, **more: Any
+) -> PGN:
     torch.manual_seed(0)
-    return PGN(PgnConfig(generator, prompts, library, width, resolution)).eval()
+    return PGN(PgnConfig(generator, prompts, library, width, resolution, **more)).eval()
 
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -36,13 +38,47 @@ def test_parameter_counts(prompts: int, library: int, width: int, count: int):
     assert sum(parameter.numel() for parameter in pgn.parameters()) == count
 
 
-@pytest.mark.parametrize(("generator", "library"), [("resnet10", 6), ("constant", 4)])
-def test_coefficients_are_mixtures(generator: str, library: int):
+@pytest.mark.parametrize("generator", ["resnet10", "resnet18", "mlp"])
+def test_coefficients_are_mixtures(generator: str):
     with torch.no_grad():
-        coefficients = make(generator, 4, library).coefficients(IMAGES)
-    assert coefficients.shape == (3, 4, library)
+        coefficients = make(generator).coefficients(IMAGES)
+    assert coefficients.shape == (3, 4, 6)
     assert (coefficients >= 0).all()
     torch.testing.assert_close(coefficients.sum(dim=-1), torch.ones(3, 4))
+
+
+def test_under_a_sigmoid_each_coefficient_stands_for_itself():
+    soft, gates = make(), make(mixing="sigmoid")
+    with torch.no_grad():
+        logits = soft.generator(IMAGES).view(3, 4, 6)
+        torch.testing.assert_close(gates.coefficients(IMAGES), 1 / (1 + (-logits).exp()))
+        torch.testing.assert_close(gates(IMAGES), torch.einsum("bkn,nd->bkd", 1 / (1 + (-logits).exp()), gates.library))
+
+
+@pytest.mark.parametrize(
+    ("fields", "mixes", "observed"),
+    [
+        pytest.param({}, True, True, id="the paper's"),
+        pytest.param({"mixing": "sigmoid"}, True, False, id="gates are no shares"),
+        pytest.param({"library": 0}, False, False, id="no library, nothing to mix"),
+        pytest.param({"generator": "constant", "library": 4}, False, False, id="mixtures that never change"),
+    ],
+)
+def test_who_mixes(fields: dict[str, Any], mixes: bool, observed: bool):
+    pgn = make(**fields)
+    assert (pgn.mixes, pgn.config.observed) == (mixes, observed)
+    if not mixes:
+        with pytest.raises(AssertionError):
+            pgn.coefficients(IMAGES)
+
+
+@pytest.mark.parametrize("fields", [{}, {"mixing": "sigmoid"}, {"library": 0}, {"generator": "constant", "library": 4}])
+def test_codes_times_library_are_the_prompts(fields: dict[str, Any]):
+    pgn = make(**fields)
+    with torch.no_grad():
+        codes = pgn.codes(IMAGES)
+        library = pgn.entries() if pgn.config.library else torch.eye(8)
+        torch.testing.assert_close(pgn(IMAGES), codes @ library)
 
 
 def test_prompts_are_mixtures_of_the_library():
@@ -81,18 +117,28 @@ def test_the_library_starts_small():
     assert abs(float(library.detach().mean())) < 1e-3
 
 
-def test_larger_images_are_averaged_down():
-    generator = make().generator
-    assert isinstance(generator, ResNet10)
+def test_prompts_without_a_library_begin_as_a_librarys_would():
     with torch.no_grad():
-        small = torch.nn.functional.avg_pool2d(IMAGES, 2)
-        torch.testing.assert_close(generator(IMAGES), generator(small))
+        prompts = make(prompts=64, library=0, width=64)(IMAGES)
+    assert prompts.shape == (3, 64, 64)
+    assert 0.01 < float(prompts.std()) < 0.06  # library_std is 0.02
+    between_images = float((prompts - prompts.mean(dim=0)).std())
+    assert 1e-4 < between_images < float(prompts.std()), "constant prompts that the image moves a little"
 
 
-@pytest.mark.parametrize("resolution", [12, 64], ids=["no divisor", "larger than the image"])
-def test_a_resolution_that_does_not_fit_is_refused(resolution: int):
-    with pytest.raises(GeometryError, match="divisor of the image width 32"):
-        make(resolution=resolution)(IMAGES)
+def test_layers_are_made_in_the_order_that_they_run():
+    # Else the seeds of published runs would stand for other parameters.
+    torch.manual_seed(0)
+    library = 0.02 * torch.randn(6, 8)
+    torch.nn.Conv2d(3, 16, 3, bias=False)
+    for inside, outside in ((16, 16), (16, 32), (32, 64), (64, 128)):
+        ResidualBlock(inside, outside)
+    head = torch.nn.Linear(128, 24)
+    pgn = make()
+    assert torch.equal(pgn.library, library)
+    assert torch.equal(pgn.generator.head.weight, head.weight)
+    names = list(pgn.state_dict())
+    assert (names[0], names[1], names[-1]) == ("library", "generator.stem.0.weight", "generator.head.bias")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +146,16 @@ def test_a_resolution_that_does_not_fit_is_refused(resolution: int):
     [
         pytest.param(("resnet50", 4, 6, 8, 16), id="unknown generator"),
         pytest.param(("resnet10", 0, 6, 8, 16), id="no prompts"),
-        pytest.param(("resnet10", 4, 0, 8, 16), id="no library"),
+        pytest.param(("resnet10", 4, -1, 8, 16), id="less than no library"),
+        pytest.param(("constant", 4, 0, 8, 16), id="constant prompts need theirs"),
+        pytest.param(("constant", 4, 4, 8, 16, "token", "softmax", 5), id="no net, no hidden layer"),
+        pytest.param(("constant", 4, 4, 8, 16, "token", "sigmoid"), id="constant prompts are not mixed"),
+        pytest.param(("resnet10", 4, 6, 8, 16, "token", "relu"), id="unknown mixing"),
+        pytest.param(("resnet10", 4, 6, 8, 16, "pixel", "sigmoid"), id="sums of pixels leave legal RGB"),
+        pytest.param(("resnet10", 4, 0, 8, 16, "token", "sigmoid"), id="nothing to mix"),
+        pytest.param(("resnet10", 4, 6, 8, 16, "token", "softmax", -1), id="negative hidden layer"),
+        pytest.param(("resnet10", 4, 6, 8, 16, "token", "softmax", 0, True), id="tokens are not rounded"),
+        pytest.param(("resnet10", 4, 6, 8, 16, "pixel", "softmax", 0, "no"), id="a word for a truth value"),
         pytest.param(("resnet10", 4, 6, -8, 16), id="negative width"),
         pytest.param(("constant", 4, 6, 8, 16), id="constant with a library of its own"),
     ],
@@ -124,6 +179,8 @@ def test_a_configuration_survives_json():
         pytest.param({**GOOD, "width": "wide"}, id="a word for a number"),
         pytest.param({**GOOD, "width": float("inf")}, id="Infinity"),
         pytest.param({**GOOD, "generator": None}, id="null"),
+        pytest.param({**GOOD, "hidden": None}, id="null for a number"),
+        pytest.param({**GOOD, "rounded": 1}, id="a number for a truth value"),
         pytest.param([], id="a list"),
     ],
 )
@@ -182,11 +239,54 @@ def test_the_pixel_range_is_part_of_the_state():
 
 def test_a_configuration_without_a_space_is_a_token_library():
     config = PgnConfig("resnet10", 4, 6, 8, 16)
-    older = {key: value for key, value in asdict(config).items() if key != "space"}
-    assert PgnConfig.from_json(older) == config
+    later = ("space", "mixing", "hidden", "rounded")
+    for count in range(len(later)):
+        older = {key: value for key, value in asdict(config).items() if key not in later[count:]}
+        assert PgnConfig.from_json(older) == config
 
 
 @pytest.mark.parametrize("space", ["colour", "", None, 3])
 def test_an_unknown_space(space: Any):
     with pytest.raises(CheckpointError, match="library space: expected token or pixel"):
         PgnConfig("resnet10", 4, 6, 8, 16, space)
+
+
+# Rounded to 8 bits.
+
+
+def levels_of(pixels: torch.Tensor) -> torch.Tensor:
+    """Values (..., 3P²) as levels, computed from mean and standard deviation."""
+    mean, std = (torch.tensor(values).repeat_interleave(64) for values in (PREPROCESS.mean, PREPROCESS.std))
+    return 255 * (pixels * std + mean)
+
+
+@pytest.mark.parametrize(
+    ("generator", "library"), [("resnet10", 6), ("mlp", 0), ("constant", 16)], ids=["mixed", "direct", "constant"]
+)
+def test_rounded_prompts_are_the_nearest_of_256_levels(generator: str, library: int):
+    torch.manual_seed(0)
+    config = PgnConfig(generator, 16, library, 192, 16, "pixel", "softmax", 0, True)
+    pgn = PGN(config, 1.0, PREPROCESS).eval()
+    with torch.no_grad():
+        exact, rounded = levels_of(pgn.unrounded(IMAGES)), levels_of(pgn(IMAGES))
+    torch.testing.assert_close(rounded, rounded.round(), rtol=0, atol=1e-3)
+    assert rounded.min() >= -1e-3
+    assert rounded.max() <= 255 + 1e-3
+    assert (rounded - exact).abs().max() <= 0.5 + 1e-3
+    assert (rounded - exact).abs().mean() > 0.2, "nothing was rounded"
+
+
+def test_training_sees_the_values_that_are_deployed_and_gradients_pass():
+    low, high = torch.tensor([-2.0, -1.0]), torch.tensor([2.0, 3.0])
+    pixels = (torch.rand(500, 2) * 4 + low).requires_grad_()
+    levels = Levels()
+    trained, deployed = levels.train()(pixels, low, high), levels.eval()(pixels, low, high)
+    assert torch.equal(trained, deployed)
+    (trained * torch.tensor([3.0, 5.0])).sum().backward()
+    assert torch.equal(pixels.grad, torch.tensor([3.0, 5.0]).expand(500, 2))
+
+
+def test_every_level_is_its_own_nearest():
+    low, high = torch.tensor([-1.7923]), torch.tensor([1.9303])
+    values = low + torch.arange(256)[:, None] * ((high - low) / 255)
+    assert torch.equal(Levels().eval()(values, low, high), values)
