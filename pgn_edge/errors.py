@@ -11,6 +11,7 @@ PgnEdgeError
 │   └── ParityError        a rung of the parity ladder failed
 ├── DataError          images, videos or data sets cannot be read
 ├── TrainingError      training cannot start, go on, or has diverged
+│   └── InterruptedRunError  a signal ended a run that can go on later
 ├── OutputError        a result cannot be written
 └── MissingExtraError  an optional dependency is not installed
 
@@ -90,6 +91,10 @@ class DataError(PgnEdgeError):
 
 class TrainingError(PgnEdgeError):
     """Training cannot start, cannot go on, or has diverged."""
+
+
+class InterruptedRunError(TrainingError):
+    """A signal ended a run, which wrote its state and can go on later."""
 
 
 class OutputError(PgnEdgeError):

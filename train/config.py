@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pgn_edge.errors import TrainingError
 from pgn_edge.geometry import Layout
-from pgn_edge.nn.pgn import GeneratorName, LibrarySpace
+from pgn_edge.nn.pgn import GeneratorName, LibrarySpace, Mixing
+from pgn_edge.train.heads import HeadChoice
 
-HeadChoice = Literal["zero-shot", "linear"]
 Optimizer = Literal["adamw", "sgd"]
+Augment = Literal["none", "light", "paper"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -23,49 +26,56 @@ class Schedule:
         epochs: passes over the training split, at least 1.
         warm_start: passes before these in which the generator's CNN learns the labels on its own. They are cheap, since
             the ViT is not run, and the prompts start out from features that tell the classes apart.
-        batch: images in a step.
-        optimizer: `adamw`, or `sgd` with momentum 0.9 as in the paper.
+        batch: images in a step of the optimiser, over all processes.
+        accumulate: parts that a step is cut into, for batches that do not fit into memory.
+        optimizer: `adamw`, or `sgd` as in the paper.
         lr: peak learning rate, reached after the warm-up, then down a cosine to a hundredth of it.
+        momentum: of SGD.
         warmup_epochs: epochs of linear warm-up; may be a fraction.
         weight_decay: of AdamW, on matrices only.
-        augment: whether images are shifted, turned, scaled and re-lit a little.
+        clip: longest gradient; a longer one is shortened to it. 0 for none.
+        augment: `light` shifts, turns, scales and re-lights each image a little; `paper` is the paper's, which mirrors
+            images and so is wrong for text and digits; `none`.
+        precision: of the arithmetic; weights stay fp32. `fp16` needs a GPU.
+        patience: epochs without a better validation accuracy after which training ends; 0 for never.
         seed: of initialisation, order and augmentation.
     """
 
     epochs: int = 40
     warm_start: int = 20
     batch: int = 32
+    accumulate: int = 1
     optimizer: Optimizer = "adamw"
     lr: float = 3e-3
+    momentum: float = 0.9
     warmup_epochs: float = 1.0
     weight_decay: float = 0.05
-    augment: bool = True
+    clip: float = 1.0
+    augment: Augment = "light"
+    precision: Precision = "fp32"
+    patience: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.optimizer not in get_args(Optimizer):
-            raise TrainingError(
-                "optimizer",
-                expected=" or ".join(get_args(Optimizer)),
-                got=repr(self.optimizer),
-                do="choose one",
-            )
-        if self.epochs < 1 or self.warm_start < 0 or self.batch < 2 or not 0 < self.lr < math.inf:
-            raise TrainingError(
-                "schedule",
-                expected="at least 1 epoch, no negative warm start, 2 images in a batch and a positive learning rate",
-                got=f"{self.epochs}, {self.warm_start}, {self.batch} and {self.lr}",
-                do="choose other values",
-            )
-        if not 0 <= self.seed < 2**32:
-            raise TrainingError("seed", expected="0 to 2^32 - 1", got=str(self.seed), do="choose another")
-        if not (0 <= self.warmup_epochs < math.inf and 0 <= self.weight_decay < math.inf):
-            raise TrainingError(
-                "schedule",
-                expected="no negative warm-up and no negative weight decay",
-                got=f"{self.warmup_epochs} and {self.weight_decay}",
-                do="choose other values",
-            )
+        _require_choice("optimizer", self.optimizer, Optimizer)
+        _require_choice("augment", self.augment, Augment)
+        _require_choice("precision", self.precision, Precision)
+        limits = {
+            "epochs": (self.epochs >= 1, "at least 1"),
+            "warm_start": (self.warm_start >= 0, "at least 0"),
+            "batch": (self.batch >= 2, "at least 2 images"),
+            "accumulate": (1 <= self.accumulate <= self.batch // 2, "1 up to half of the batch"),
+            "lr": (0 < self.lr < math.inf, "a positive learning rate"),
+            "momentum": (0 <= self.momentum < 1, "0 up to below 1"),
+            "warmup_epochs": (0 <= self.warmup_epochs < math.inf, "no negative warm-up"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "no negative weight decay"),
+            "clip": (0 <= self.clip < math.inf, "a length, or 0 for none"),
+            "patience": (self.patience >= 0, "at least 0"),
+            "seed": (0 <= self.seed < 2**32, "0 to 2^32 - 1"),
+        }
+        for name, (fits, expected) in limits.items():
+            if not fits:
+                raise TrainingError(name, expected=expected, got=str(getattr(self, name)), do="choose another value")
 
 
 @dataclass(frozen=True)
@@ -73,17 +83,21 @@ class TrainConfig:
     """A PGN to train.
 
     Args:
-        data: `digits`, or a folder of classes.
+        data: name of a data set, a folder of classes, a .csv, or several of them with commas between.
         backbone: the frozen ViT, for example `builtin` or `open_clip:ViT-B-32/openai`.
         root: where the data set lies, for those that are not embedded.
         weights: backbone weights to read instead of downloading them.
         prompts: K; None takes what fills whole rows, near 16.
-        library: N; None takes 256, or K for `constant`.
-        generator: `resnet10`, or `constant` for input-independent prompts.
-        resolution: width in pixels at which the generator looks; None takes the image width.
+        library: N; 0 for prompts straight from the generator; None takes 256, or K for `constant`.
+        generator: `resnet10`, `resnet18`, `mlp`, or `constant` for input-independent prompts.
+        mixing: `softmax`, or `sigmoid` for sums that are no mean.
+        hidden: width of a hidden layer in the generator's head; 0 for none.
+        resolution: width in pixels at which the generator looks; None takes the image width, and 10 for `mlp`.
         layout: `append` or `inset`.
         library_space: `token` as in the paper; `pixel` for patches of legal RGB, which every projection takes.
-        head: `zero-shot` keeps the frozen model's own head; `linear` trains one beside the PGN.
+        library_std: of the library's first values; None for as large as the ViT's own positions. The paper has 0.02.
+        rounded: whether the prompts' pixels are rounded to 256 levels, in training as on a device; `pixel` only.
+        head: what turns embeddings into class scores (`pgn_edge.train.heads`).
         template: sentence around the class name for text heads; None takes the data set's own.
     """
 
@@ -94,12 +108,59 @@ class TrainConfig:
     prompts: int | None = 16
     library: int | None = None
     generator: GeneratorName = "resnet10"
+    mixing: Mixing = "softmax"
+    hidden: int = 0
     resolution: int | None = None
     layout: Layout = "append"
     library_space: LibrarySpace = "token"
+    library_std: float | None = None
+    rounded: bool = False
     head: HeadChoice = "zero-shot"
     template: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.library_std is not None and not 0 < self.library_std < math.inf:
+            raise TrainingError(
+                "library_std", expected="a positive number", got=str(self.library_std), do="choose another value"
+            )
 
     def to_json(self) -> Mapping[str, Any]:
         """A JSON object for checkpoints."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where a run is computed and how it is watched; none of it changes what is learned, but for rounding.
+
+    Args:
+        device: a torch device such as `cpu` or `cuda:1`; None for the best there is.
+        workers: threads that decode images ahead; None for as many as there are cores, at most 8, and none for data
+            that lies in memory.
+        channels_last: whether convolutions keep the channels of a pixel together.
+        compile: whether the model is compiled first, which takes minutes and pays in long runs.
+        log_dir: folder for TensorBoard; None for none.
+        strict: whether an image that cannot be read ends the run; else it is skipped and counted.
+        save_minutes: longest time between two states to resume from, beside the one after each epoch.
+    """
+
+    device: str | None = None
+    workers: int | None = None
+    channels_last: bool = False
+    compile: bool = False
+    log_dir: Path | None = None
+    strict: bool = False
+    save_minutes: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 0:
+            raise TrainingError("workers", expected="at least 0", got=str(self.workers), do="choose another number")
+        if not self.save_minutes >= 0:
+            raise TrainingError(
+                "save_minutes", expected="at least 0", got=str(self.save_minutes), do="choose another number"
+            )
+
+
+def _require_choice(name: str, value: str, choices: Any) -> None:
+    if value not in get_args(choices):
+        raise TrainingError(name, expected=" or ".join(get_args(choices)), got=repr(value), do="choose one")

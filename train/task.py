@@ -9,70 +9,29 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from pgn_edge.files import require_writable
 from pgn_edge.geometry import Geometry
-from pgn_edge.heads import Head
 from pgn_edge.nn.backbones import load_backbone
 from pgn_edge.nn.checkpoint import GOLDEN_FRAMES, Checkpoint, save_checkpoint, spread
-from pgn_edge.nn.generator import ResNet10
+from pgn_edge.nn.generator import ResNet10, make_generator
 from pgn_edge.nn.pgn import PGN, PgnConfig
-from pgn_edge.nn.prompted import embed
 from pgn_edge.nn.vit import Backbone, FrozenViT
 from pgn_edge.preprocess import Preprocess
 from pgn_edge.progress import Progress, silent
-from pgn_edge.train.config import Schedule, TrainConfig
-from pgn_edge.train.data import DataSet, load_data
-from pgn_edge.train.loop import History, Listeners, fit
+from pgn_edge.train.config import Execution, Schedule, TrainConfig
+from pgn_edge.train.data.dataset import DataSet, Skipped
+from pgn_edge.train.data.samples import Subset
+from pgn_edge.train.data.table import load_data
+from pgn_edge.train.distributed import make_accelerator
+from pgn_edge.train.heads import make_head
+from pgn_edge.train.loader import EVALUATION_BATCH, in_groups, read_all, to_input
+from pgn_edge.train.loop import ANYWHERE, History, Listeners, fit
+from pgn_edge.train.model import PromptedViT
+from pgn_edge.train.pictures import Pictures
 
-
-class PromptedViT(nn.Module):
-    """A frozen ViT with a PGN before it and a head behind it: normalised images -> logits.
-
-    Args:
-        vit: the frozen ViT.
-        pgn: emits the prompts.
-        head: the classifier; its weights are trained only where it is linear.
-        geometry: of the canvas that the task is deployed with.
-    """
-
-    def __init__(self, vit: FrozenViT, pgn: PGN, head: Head, geometry: Geometry) -> None:
-        super().__init__()
-        self.vit, self.pgn, self.geometry = vit, pgn, geometry
-        self.head = HeadModule(head)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised -> (B, C) logits."""
-        logits: Tensor = self.head(embed(self.vit, self.pgn, self.geometry, image))
-        return logits
-
-
-class HeadModule(nn.Module):
-    """`heads.Head` in torch; a linear head learns, the others stay as they are."""
-
-    def __init__(self, head: Head) -> None:
-        super().__init__()
-        self.source = head
-        learns = head.kind == "linear"
-        self.weight = nn.Parameter(torch.from_numpy(head.weight.copy()), requires_grad=learns)
-        self.bias = nn.Parameter(torch.from_numpy(head.bias.copy()), requires_grad=learns)
-
-    def forward(self, embedding: Tensor) -> Tensor:
-        """(B, D) -> (B, C)."""
-        head = self.source
-        if head.kind == "mapping":
-            return embedding[:, torch.from_numpy(head.index)]
-        if head.kind == "text":
-            return head.scale * F.normalize(embedding, dim=-1) @ self.weight.T
-        return embedding @ self.weight.T + self.bias
-
-    def to_head(self) -> Head:
-        """The head as it is now, for checkpoints."""
-        if self.source.kind != "linear":
-            return self.source
-        return Head.linear(self.weight.detach().numpy(), self.bias.detach().numpy(), self.source.labels)
+MAPPED_IMAGES = 2048  # training images that a label mapping is chosen by
+MLP_SIDE = 10  # pixels in the middle that `mlp` sees unless told; all of 224 x 224 would take 38 M parameters
 
 
 @dataclass(frozen=True)
@@ -81,11 +40,12 @@ class TrainReport:
 
     Args:
         path: of the checkpoint.
-        model: the trained model, its best epoch, in evaluation mode.
+        model: the trained model, its best epoch, on the CPU in evaluation mode.
         data: what it learned from.
         preprocess: of its images.
-        history: loss and validation accuracy of each epoch.
+        history: loss, validation accuracy and speed of each epoch.
         seconds: wall time.
+        skipped: images that this process could not read.
     """
 
     path: Path
@@ -94,6 +54,7 @@ class TrainReport:
     preprocess: Preprocess
     history: History
     seconds: float
+    skipped: Skipped
 
 
 def train_task(
@@ -103,71 +64,95 @@ def train_task(
     *,
     resume: bool = False,
     progress: Progress = silent,
+    execution: Execution = ANYWHERE,
 ) -> TrainReport:
     """Train a PGN and keep the checkpoint of the best validation accuracy.
+
+    Under `accelerate launch` every process calls this; the first one alone writes and tells of its progress.
 
     Args:
         config: what to train.
         schedule: how.
-        output: the checkpoint, usually `ckpt.pt`; `ckpt.resume.pt` beside it holds the whole state.
-        resume: go on from that state if it is there.
+        output: the checkpoint, usually `ckpt.pt`; `ckpt.resume.pt` beside it holds the whole state, and as long as the
+            run is not finished `ckpt.warm.pt` that of the warm start.
+        resume: go on from these states if they are there.
         progress: listener.
+        execution: device, threads and logs.
 
     Raises:
         CheckpointError: the backbone cannot be loaded, or the state to resume from is damaged.
         DataError: the data cannot be read, or the backbone cannot name its classes.
         GeometryError: prompts or resolution that do not fit.
-        TrainingError: the loss diverged, or the state to resume from belongs to another run.
+        TrainingError: the loss diverged, the run was interrupted, or the state to resume from belongs to another run.
         OutputError: the output cannot be written.
     """
     start, path = perf_counter(), Path(output)
     require_writable(path)
+    accelerator = make_accelerator(schedule.precision, execution)
+    model, data, preprocess = _prepare(config, schedule.seed)
+    skipped = Skipped(execution.strict)
+    files = _Files(path, config, schedule, data, preprocess, skipped)
+    if not resume and accelerator.is_main_process:
+        files.forget()
+    accelerator.wait_for_everyone()
+    about = config.to_json()
+    if not files.state.exists() and schedule.warm_start:
+        listeners = Listeners(progress, resume=files.warm, title="warm start", about=about)
+        _warm_start(model.pgn, data, preprocess, schedule, listeners, execution)
+    listeners = Listeners(
+        progress,
+        on_best=lambda history: files.save(model, history),
+        before_epoch=Remap(model, data, preprocess, execution.workers),
+        resume=files.state,
+        about=about,
+        skipped=skipped,
+    )
+    history = fit(model, data, preprocess, schedule, listeners, execution)
+    if accelerator.is_main_process:
+        if not path.exists():  # a finished run was resumed and its checkpoint is lost
+            files.save(model, history)
+        files.warm.unlink(missing_ok=True)
+    return TrainReport(path, model, data, preprocess, history, perf_counter() - start, skipped)
+
+
+def _prepare(config: TrainConfig, seed: int) -> tuple[PromptedViT, DataSet, Preprocess]:
+    """The model as training begins, the same for the same seed, its data, and the preprocessing of its images."""
     backbone = load_backbone(config.backbone, config.weights)
     vit = backbone.vit
     geometry = vit.geometry(config.prompts, config.layout)
     geometry.require_engine()
-    preprocess = vit.spec.preprocess.with_size(geometry.content_hw)
-    data = load_data(config.data, config.root, preprocess)
-    torch.manual_seed(schedule.seed)
-    pgn = _build_pgn(config, vit, geometry)
-    model = PromptedViT(vit, pgn, _head(config, backbone, data), geometry)
-    provenance = {
-        "config": config.to_json(),
-        "schedule": asdict(schedule),
-        "sizes": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
-    }
+    data = load_data(config.data, config.root, template=config.template)
+    data.require_training()
+    model = build_model(config, backbone, geometry, data, seed)
+    return model, data, vit.spec.preprocess.with_size(geometry.content_hw)
 
-    def save(history: History) -> None:
-        save_checkpoint(
-            path,
-            Checkpoint(
-                name=data.name,
-                backbone=config.backbone,
-                fingerprint=vit.fingerprint(),
-                geometry=geometry,
-                preprocess=preprocess,
-                pgn=pgn,
-                head=model.head.to_head(),
-                golden_images=_golden(data),
-                provenance={**provenance, "training": _summary(history)},
-            ),
-        )
 
-    state = path.with_name(f"{path.stem}.resume{path.suffix}")
-    if not resume:
-        state.unlink(missing_ok=True)
-    if not state.exists() and schedule.warm_start and isinstance(pgn.generator, ResNet10):
-        warm = replace(schedule, epochs=schedule.warm_start)
-        cnn = train_cnn(data, preprocess, warm, Listeners(progress, title="warm start"), pgn.config.resolution)
-        pgn.generator.load_state_dict(cnn.features(), strict=False)
-    history = fit(model, data, preprocess, schedule, Listeners(progress, save, state, about=config.to_json()))
-    if not path.exists():  # a finished run was resumed and its checkpoint is lost
-        save(history)
-    return TrainReport(path, model, data, preprocess, history, perf_counter() - start)
+def build_model(config: TrainConfig, backbone: Backbone, geometry: Geometry, data: DataSet, seed: int) -> PromptedViT:
+    """The model as training begins, the same for the same seed.
+
+    Args:
+        config: of the run.
+        backbone: the frozen ViT and its own head.
+        geometry: of the canvas.
+        data: gives the classes.
+        seed: of initialisation.
+
+    Raises:
+        CheckpointError: sizes or options of the PGN that do not fit each other.
+        DataError: a head that this backbone cannot have.
+    """
+    torch.manual_seed(seed)
+    pgn = _build_pgn(config, backbone.vit, geometry)
+    return PromptedViT(backbone.vit, pgn, make_head(config.head, backbone, data.spaces, seed), geometry)
 
 
 def train_cnn(
-    data: DataSet, preprocess: Preprocess, schedule: Schedule, listeners: Listeners, resolution: int | None = None
+    data: DataSet,
+    preprocess: Preprocess,
+    schedule: Schedule,
+    listeners: Listeners,
+    resolution: int | None = None,
+    execution: Execution = ANYWHERE,
 ) -> ResNet10:
     """Train the PGN's CNN as a plain classifier.
 
@@ -177,40 +162,133 @@ def train_cnn(
         schedule: how.
         listeners: progress.
         resolution: width in pixels at which it looks; None takes the image width.
+        execution: device, threads and logs.
 
     Returns:
         Normalised images -> logits, its best validation epoch, in evaluation mode.
     """
     torch.manual_seed(schedule.seed)
     model = ResNet10(len(data.labels), resolution or preprocess.size_hw[1])
-    fit(model, data, preprocess, schedule, listeners)
+    fit(model, data, preprocess, schedule, listeners, execution)
     return model
 
 
+def _warm_start(
+    pgn: PGN | None,
+    data: DataSet,
+    preprocess: Preprocess,
+    schedule: Schedule,
+    listeners: Listeners,
+    execution: Execution,
+) -> None:
+    """Let the layers of a generator, but for its head, learn the labels on their own."""
+    if pgn is None or pgn.generator is None or pgn.config.generator == "constant":
+        return
+    folder, shape = execution.log_dir, pgn.config
+    execution = replace(execution, log_dir=None if folder is None else folder / "warm-start")
+    torch.manual_seed(schedule.seed)
+    net = make_generator(pgn.config.generator, len(data.labels), shape.resolution, shape.hidden)
+    fit(net, data, preprocess, replace(schedule, epochs=schedule.warm_start), listeners, execution)
+    pgn.generator.load_state_dict(net.features(), strict=False)
+
+
 def _build_pgn(config: TrainConfig, vit: FrozenViT, geometry: Geometry) -> PGN:
-    library = config.library or (geometry.prompts if config.generator == "constant" else 256)
-    resolution = config.resolution or geometry.content_hw[1]
+    tokens = config.library_space == "token"
+    library = config.library
+    if library is None:
+        library = geometry.prompts if config.generator == "constant" else 256
+    side = MLP_SIDE if config.generator == "mlp" else geometry.content_hw[1]
     # Prompt tokens start as large as the ViT's own positions: far smaller ones would be turned by a large angle in each
     # step of the optimiser, since the pre-norm takes their length away.
-    std = float(vit.position.std()) if config.library_space == "token" else 1.0
-    width = vit.width if config.library_space == "token" else 3 * geometry.patch**2
-    shape = PgnConfig(config.generator, geometry.prompts, library, width, resolution, config.library_space)
+    std = config.library_std or (float(vit.position.std()) if tokens else 1.0)
+    shape = PgnConfig(
+        config.generator,
+        geometry.prompts,
+        library,
+        vit.width if tokens else 3 * geometry.patch**2,
+        config.resolution or side,
+        config.library_space,
+        config.mixing,
+        config.hidden,
+        config.rounded,
+    )
     return PGN(shape, std, vit.spec.preprocess)
 
 
-def _head(config: TrainConfig, backbone: Backbone, data: DataSet) -> Head:
-    if config.head == "zero-shot":
-        return backbone.zero_shot.head(data.labels, config.template or data.template)
-    with torch.no_grad():
-        image = torch.zeros(1, 3, *backbone.vit.spec.image_hw)
-        width = backbone.vit(image).shape[1]
-    weight = np.zeros((len(data.labels), width), np.float32)
-    return Head.linear(weight, np.zeros(len(data.labels), np.float32), data.labels)
+class Remap:
+    """Chooses the outputs that a label mapping reads, where the head has one: once, or anew before each epoch.
+
+    Args:
+        model: whose head is mapped, where it lies.
+        data: its training split is looked at, at most 2,048 images spread over the classes.
+        preprocess: of its images.
+        workers: threads that decode; None for as many as there are cores, at most 8.
+    """
+
+    def __init__(self, model: PromptedViT, data: DataSet, preprocess: Preprocess, workers: int | None) -> None:
+        self.model, self.workers = model, workers
+        by_class = np.argsort(data.train.labels, kind="stable")
+        chosen = np.sort(by_class[spread(len(by_class), MAPPED_IMAGES)])
+        self.pictures = Pictures(Subset(data.train, chosen), preprocess, Skipped())
+
+    @torch.no_grad()
+    def __call__(self, epoch: int) -> None:
+        """To be called before each epoch, numbered from 0."""
+        head, model = self.model.head, self.model.eval()
+        if not head.mapping or (head.mapping == "once" and epoch):
+            return
+        embed = model.vit if head.mapping == "once" else model.embed
+        embeddings, labels, device = [], [], model.vit.position.device
+        everything = range(len(self.pictures.samples))
+        for images, indices in in_groups(self.pictures, everything, EVALUATION_BATCH, self.workers):
+            embeddings.append(embed(to_input(torch.from_numpy(images), self.pictures.preprocess, device)))
+            labels.append(torch.from_numpy(self.pictures.samples.labels[indices]))
+        head.remap(torch.cat(embeddings), torch.cat(labels).to(device))
 
 
-def _golden(data: DataSet) -> np.ndarray:
-    images = data.validation.images
-    return np.ascontiguousarray(images[spread(len(images), GOLDEN_FRAMES)])
+class _Files:
+    """What a run leaves on disk."""
+
+    def __init__(
+        self,
+        path: Path,
+        config: TrainConfig,
+        schedule: Schedule,
+        data: DataSet,
+        preprocess: Preprocess,
+        skipped: Skipped,
+    ) -> None:
+        self.path, self.config, self.data, self.preprocess = path, config, data, preprocess
+        self.state, self.warm = (path.with_name(f"{path.stem}.{kind}{path.suffix}") for kind in ("resume", "warm"))
+        self.provenance = {
+            "config": config.to_json(),
+            "schedule": asdict(schedule),
+            "sizes": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
+            "facts": dict(data.facts),
+        }
+        shown = Subset(data.validation, spread(len(data.validation), GOLDEN_FRAMES))
+        self.golden = read_all(shown, preprocess, skipped)
+
+    def forget(self) -> None:
+        """Remove the states of an earlier run."""
+        for path in (self.state, self.warm):
+            path.unlink(missing_ok=True)
+
+    def save(self, model: PromptedViT, history: History) -> None:
+        """Write the checkpoint."""
+        assert model.pgn is not None
+        checkpoint = Checkpoint(
+            name=self.data.name,
+            backbone=self.config.backbone,
+            fingerprint=model.vit.fingerprint(),
+            geometry=model.geometry,
+            preprocess=self.preprocess,
+            pgn=model.pgn,
+            head=model.head.to_head(),
+            golden_images=self.golden,
+            provenance={**self.provenance, "training": _summary(history)},
+        )
+        save_checkpoint(self.path, checkpoint)
 
 
 def _summary(history: History) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -17,46 +18,205 @@ from pgn_edge.cli.console import (
     weights_option,
 )
 
+if TYPE_CHECKING:
+    from pgn_edge.train.task import TrainReport
 
-@click.command()
-@click.option("--data", required=True, help="digits, or a folder of classes.")
-@click.option("--root", type=click.Path(file_okay=False), help="Folder that --data is looked up in.")
-@click.option(
-    "--backbone",
-    default="builtin",
-    show_default=True,
-    help="builtin, open_clip:ARCHITECTURE/TAG, timm:NAME or torchvision:NAME.",
+AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
+# Of the help; what is in none of them comes last.
+GROUPS = {
+    "Task": ("data", "root", "backbone", "weights", "head", "template", "recipe", "output", "resume"),
+    "Prompts": (
+        *("prompts", "library", "generator", "mixing", "hidden", "resolution", "layout", "library_space"),
+        *("library_std", "rounded"),
+    ),
+    "Schedule": (
+        *("epochs", "warm_start", "batch", "accumulate", "optimizer", "lr", "momentum", "warmup_epochs"),
+        *("weight_decay", "clip", "augment", "precision", "patience", "seed"),
+    ),
+    "Execution": ("device", "workers", "channels_last", "compile", "log_dir", "strict", "save_minutes"),
+}
+HEADS = ("zero-shot", "tuned", "linear", "identity", "frequency", "iterative", "prototypes")
+
+
+class _Grouped(click.Command):
+    """Shows its options in groups."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        records = {param.name: record for param in self.get_params(ctx) if (record := param.get_help_record(ctx))}
+        for title, names in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([records.pop(name) for name in names])
+        with formatter.section("Other"):
+            formatter.write_dl(list(records.values()))
+
+
+def _take_recipe(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Let the recipe's values stand in for the defaults; an option that is typed goes before both."""
+    if value is not None:
+        from pgn_edge.train.recipe import read_recipe
+
+        ctx.default_map = read_recipe(value).options()
+    return value
+
+
+_TASK = (
+    click.option(
+        "--data", required=True, help="A data set's name, a folder of classes, a .csv; or several with commas."
+    ),
+    click.option("--root", type=click.Path(file_okay=False), help="Folder that --data is looked up in."),
+    click.option(
+        "--backbone",
+        default="builtin",
+        show_default=True,
+        help="builtin, open_clip:ARCHITECTURE/TAG, timm:NAME, torchvision:NAME or dino:NAME.",
+    ),
+    weights_option,
+    click.option(
+        "--head",
+        type=click.Choice(HEADS),
+        default="zero-shot",
+        show_default=True,
+        help="The frozen model's own, the same but trained, a new one, or its outputs as they are mapped to classes.",
+    ),
+    click.option("--template", help="Sentence with {} for the class name, for text heads."),
+    click.option(
+        "--recipe",
+        is_eager=True,  # before the options whose defaults it changes
+        expose_value=False,
+        callback=_take_recipe,
+        help="paper, fast, edge-tiny, eight-bit-safe or a TOML file: defaults in the place of these here.",
+    ),
 )
-@weights_option
-@click.option("--prompts", type=PromptCount(1), default=16, show_default=True, help="Prompts K.")
-@click.option("--library", type=click.IntRange(min=1), help="Library size N.  [default: 256]")
-@click.option("--generator", type=click.Choice(["resnet10", "constant"]), default="resnet10", show_default=True)
-@click.option("--resolution", type=click.IntRange(min=8), help="Width at which the generator looks.  [default: image]")
-@layout_option
-@click.option(
-    "--library-space",
-    type=click.Choice(["token", "pixel"]),
-    default="token",
-    show_default=True,
-    help="What is learned: tokens, or patches of legal RGB, which need no inversion.",
+_PROMPTS = (
+    click.option("--prompts", type=PromptCount(1), default=16, show_default=True, help="Prompts K."),
+    click.option(
+        "--library", type=click.IntRange(min=0), help="Library size N; 0: prompts without a library.  [default: 256]"
+    ),
+    click.option(
+        "--generator",
+        type=click.Choice(["resnet10", "resnet18", "mlp", "constant"]),
+        default="resnet10",
+        show_default=True,
+    ),
+    click.option(
+        "--mixing",
+        type=click.Choice(["softmax", "sigmoid"]),
+        default="softmax",
+        show_default=True,
+        help="How the generator's outputs become coefficients.",
+    ),
+    click.option(
+        "--hidden",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Width of a hidden layer in the generator's head; 0: none.",
+    ),
+    click.option(
+        "--resolution", type=click.IntRange(min=8), help="Width at which it looks.  [default: image, mlp: 10]"
+    ),
+    layout_option,
+    click.option(
+        "--library-space",
+        type=click.Choice(["token", "pixel"]),
+        default="token",
+        show_default=True,
+        help="What is learned: tokens, or patches of legal RGB, which need no inversion.",
+    ),
+    click.option(
+        "--library-std", type=float, help="Spread of the library's first values.  [default: as the ViT's positions]"
+    ),
+    click.option(
+        "--rounded/--not-rounded",
+        default=False,
+        show_default=True,
+        help="Round prompt pixels to 256 levels, here and on the device; for a pixel library.",
+    ),
 )
-@click.option("--head", type=click.Choice(["zero-shot", "linear"]), default="zero-shot", show_default=True)
-@click.option("--template", help="Sentence with {} for the class name, for text heads.")
-@click.option("--epochs", type=click.IntRange(min=1), default=40, show_default=True)
-@click.option(
-    "--warm-start",
-    type=click.IntRange(min=0),
-    default=20,
-    show_default=True,
-    help="Cheap epochs before these in which the generator learns the labels alone.",
+_SCHEDULE = (
+    click.option("--epochs", type=click.IntRange(min=1), default=40, show_default=True),
+    click.option(
+        "--warm-start",
+        type=click.IntRange(min=0),
+        default=20,
+        show_default=True,
+        help="Cheap epochs before these in which the generator learns the labels alone.",
+    ),
+    click.option(
+        "--batch",
+        type=click.IntRange(min=2),
+        default=32,
+        show_default=True,
+        help="Images in a step, over all processes.",
+    ),
+    click.option(
+        "--accumulate",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Parts that a step is cut into to save memory.",
+    ),
+    click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True),
+    click.option("--lr", type=float, default=3e-3, show_default=True, help="Peak learning rate."),
+    click.option("--momentum", type=float, default=0.9, show_default=True, help="Of SGD."),
+    click.option("--warmup-epochs", type=float, default=1.0, show_default=True),
+    click.option("--weight-decay", type=float, default=0.05, show_default=True, help="Of AdamW."),
+    click.option("--clip", type=float, default=1.0, show_default=True, help="Longest gradient; 0: any."),
+    click.option(
+        "--augment",
+        type=click.Choice(["none", "light", "paper"]),
+        default="light",
+        show_default=True,
+        help="paper mirrors images: not for text.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["fp32", "bf16", "fp16"]),
+        default="fp32",
+        show_default=True,
+        help="Of the arithmetic in training.",
+    ),
+    click.option(
+        "--patience",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Stop after so many epochs that bring nothing better; 0: never.",
+    ),
+    click.option("--seed", type=int, default=0, show_default=True),
 )
-@click.option("--batch", type=click.IntRange(min=2), default=32, show_default=True)
-@click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True)
-@click.option("--lr", type=float, default=3e-3, show_default=True, help="Peak learning rate.")
-@click.option("--warmup-epochs", type=float, default=1.0, show_default=True)
-@click.option("--weight-decay", type=float, default=0.05, show_default=True)
-@click.option("--augment/--no-augment", default=True, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
+_EXECUTION = (
+    click.option("--device", help="cpu, cuda, cuda:1, …  [default: the best there is]"),
+    click.option(
+        "--workers", type=click.IntRange(min=0), help="Threads that decode images.  [default: one a core, at most 8]"
+    ),
+    click.option(
+        "--channels-last/--channels-first",
+        default=False,
+        show_default=True,
+        help="Memory layout of convolutions.",
+    ),
+    click.option("--compile/--no-compile", default=False, show_default=True, help="Compile the model first."),
+    click.option("--log-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder for TensorBoard."),
+    click.option("--strict", is_flag=True, help="Refuse an image that cannot be read; else it is skipped."),
+    click.option(
+        "--save-minutes",
+        type=click.FloatRange(min=0),
+        default=10.0,
+        show_default=True,
+        help="Longest time between two states to resume from.",
+    ),
+)
+
+
+def _options(command: AnyCommand) -> AnyCommand:
+    for option in reversed((*_TASK, *_PROMPTS, *_SCHEDULE, *_EXECUTION)):
+        command = option(command)
+    return command
+
+
+@click.command(cls=_Grouped)
+@_options
 @click.option("--resume", is_flag=True, help="Go on from OUTPUT's .resume file if it is there.")
 @click.option(
     "-o",
@@ -68,30 +228,54 @@ from pgn_edge.cli.console import (
 @json_option
 def train(output: Path, resume: bool, as_json: bool, **options: Any) -> None:
     """Train a PGN for a frozen ViT, and keep the checkpoint of the best validation accuracy."""
-    from pgn_edge.train.config import Schedule, TrainConfig
+    from pgn_edge.train.config import Execution, Schedule, TrainConfig
+    from pgn_edge.train.distributed import is_first
     from pgn_edge.train.task import train_task
 
-    config = TrainConfig(**{field.name: options.pop(field.name) for field in fields(TrainConfig)})
-    with progress_bar() as progress:
-        report = train_task(config, Schedule(**options), output, resume=resume, progress=progress)
-    history = report.history
-    best = history.validation[history.best_epoch]
-    if as_json:
-        print_json(
-            {
-                "path": str(report.path),
-                "seconds": report.seconds,
-                "best_epoch": history.best_epoch + 1,
-                "validation_accuracy": best,
-                "loss": history.loss,
-                "validation": history.validation,
-            }
-        )
-        return
-    click.echo(
-        f"{report.path}: validation accuracy {best:.1%} after epoch {history.best_epoch + 1} of {len(history.loss)}, "
-        f"{report.seconds:.0f} s; next: pgn-edge export {report.path} --fp16"
+    def take(kind: type) -> dict[str, Any]:
+        return {field.name: options[field.name] for field in fields(kind)}
+
+    config, schedule, execution = (
+        TrainConfig(**take(TrainConfig)),
+        Schedule(**take(Schedule)),
+        Execution(**take(Execution)),
     )
+    with progress_bar() as progress:
+        report = train_task(config, schedule, output, resume=resume, progress=progress, execution=execution)
+    if not is_first():
+        return
+    if as_json:
+        print_json(_document(report))
+        return
+    history = report.history
+    click.echo(
+        f"{report.path}: validation accuracy {history.validation[history.best_epoch]:.1%} after epoch "
+        f"{history.best_epoch + 1} of {len(history.loss)}, {report.seconds:.0f} s, {_speed(report):.0f} images/s; "
+        f"next: pgn-edge export {report.path} --fp16"
+    )
+    if len(report.skipped):
+        click.echo(f"{len(report.skipped)} images could not be read, the first: {report.skipped.first()}", err=True)
+
+
+def _document(report: TrainReport) -> dict[str, Any]:
+    history = report.history
+    return {
+        "path": str(report.path),
+        "seconds": report.seconds,
+        "images_per_s": _speed(report),
+        "best_epoch": history.best_epoch + 1,
+        "validation_accuracy": history.validation[history.best_epoch],
+        "loss": history.loss,
+        "validation": history.validation,
+        "waiting": history.waiting,
+        "skipped": len(report.skipped),
+        "first_skipped": report.skipped.first(),
+    }
+
+
+def _speed(report: TrainReport) -> float:
+    """Images trained on in a second, the mean of the epochs."""
+    return sum(report.history.images_per_s) / len(report.history.images_per_s)
 
 
 COMMANDS = (train,)

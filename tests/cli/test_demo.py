@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,7 +19,8 @@ from pgn_edge.errors import OutputError
 from pgn_edge.progress import silent
 from pgn_edge.runtime import Runtime
 from pgn_edge.runtime.bench import BenchOptions, run_bench
-from pgn_edge.train.data import DataSet, Split
+from pgn_edge.train.data.dataset import DataSet, LabelSpace, Skipped
+from pgn_edge.train.data.samples import Arrays
 from pgn_edge.train.loop import History
 from pgn_edge.train.task import TrainReport
 
@@ -37,10 +39,11 @@ def test_the_strip_shows_every_canvas(samples: list[Sample]):
 
 def test_the_page_holds_every_number_and_escapes_what_it_is_told(samples: list[Sample], tiny_pair, tmp_path: Path):
     bundle = read_bundle(tiny_pair.task)
-    split = Split(bundle.golden.images, bundle.golden.top1)
-    data = DataSet("tiny", ("<b>", *bundle.head.labels[1:]), "{}", split, split, split)
+    split = Arrays(bundle.golden.images, bundle.golden.top1, "tiny")
+    data = DataSet("tiny", (LabelSpace(("<b>", *bundle.head.labels[1:]), "{}"),), split, split, split, {})
     history = History([1.0, 0.5], [0.25, 0.75])
-    trained = TrainReport(tmp_path, nn.Identity(), data, bundle.facts.preprocess, history, 1.0)  # type: ignore[arg-type]
+    model: Any = nn.Identity()
+    trained = TrainReport(tmp_path, model, data, bundle.facts.preprocess, history, 1.0, Skipped())
     bench = run_bench(tiny_pair.vit, task=tiny_pair.task, stock=tiny_pair.stock, options=BenchOptions(2, 1, (48, 64)))
     accuracy = {key: 0.101 + index / 100 for index, key in enumerate(NAMES)}
     results = {"accuracy": accuracy, "parity": list(bundle.parity), "certificate": dict(bundle.certificate)}

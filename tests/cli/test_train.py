@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pgn_edge.cli.train import GROUPS, train
 from pgn_edge.nn.checkpoint import load_checkpoint
 
 QUICK = ("--epochs", 1, "--warm-start", 1, "--batch", 4, "--resolution", 32)
@@ -30,16 +32,30 @@ def test_train_writes_a_checkpoint_and_says_what_comes_next(
 
 def test_train_json_is_one_document(call, class_folder: Path, use_tiny_backbone, tmp_path: Path):
     output = tmp_path / "ckpt.pt"
-    options = ("--generator", "constant", "--head", "linear", "--layout", "inset", "--optimizer", "sgd", "--no-augment")
+    options = (
+        "--generator",
+        "constant",
+        "--head",
+        "linear",
+        "--layout",
+        "inset",
+        "--optimizer",
+        "sgd",
+        "--augment",
+        "none",
+    )
     folder = ("--root", class_folder.parent, "--data", class_folder.name)
-    done = call("train", *folder, "--epochs", 2, *options, "-o", output, "--json")
+    done = call("train", *folder, "--epochs", 2, *options, "--augment", "none", "-o", output, "--json")
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
     assert document["path"] == str(output)
     assert len(document["loss"]) == len(document["validation"]) == 2
     assert document["validation_accuracy"] == document["validation"][document["best_epoch"] - 1]
+    assert document["images_per_s"] > 0
+    assert len(document["waiting"]) == 2
+    assert (document["skipped"], document["first_skipped"]) == (0, "")
     schedule = load_checkpoint(output).provenance["schedule"]
-    assert (schedule["optimizer"], schedule["augment"], schedule["epochs"]) == ("sgd", False, 2)
+    assert (schedule["optimizer"], schedule["augment"], schedule["epochs"]) == ("sgd", "none", 2)
 
 
 @pytest.mark.parametrize("layout", ["append", "inset"])
@@ -74,22 +90,90 @@ def test_a_folder_without_classes(refusal, tmp_path: Path):
     assert "at least two class folders" in refusal("train", "--data", tmp_path / "empty", "-o", tmp_path / "ckpt.pt")
 
 
-def test_an_image_that_does_not_decode(refusal, tmp_path: Path):
+def test_images_of_which_none_decodes(refusal, tmp_path: Path):
     for name in ("0", "1"):
         (tmp_path / name).mkdir()
         for index in range(3):
             (tmp_path / name / f"{index}.png").write_bytes(b"no image")
     line = refusal("train", "--data", tmp_path, "-o", tmp_path / "ckpt.pt")
-    assert str(tmp_path / "0" / "0.png") in line
+    assert str(tmp_path / "0" / "") in line
+    assert "at least one that can be read" in line
+
+
+@pytest.fixture
+def torn_folder(class_folder: Path, tmp_path: Path) -> Path:
+    """`class_folder` with six torn images in class 0."""
+    folder = tmp_path / "torn"
+    shutil.copytree(class_folder, folder)
+    for index in range(6):
+        whole = (folder / "0" / f"{index}.png").read_bytes()
+        (folder / "0" / f"torn{index}.png").write_bytes(whole[:-40])
+    return folder
+
+
+def test_images_that_do_not_decode_are_told_in_one_line(call, torn_folder: Path, use_tiny_backbone, tmp_path: Path):
+    done = call("train", "--data", torn_folder, *QUICK, "-o", tmp_path / "ckpt.pt")
+    assert done.exit_code == 0, done.output
+    assert len(done.stdout.splitlines()) == 1
+    last = done.stderr.splitlines()[-1]
+    assert " images could not be read, the first: " in last
+    document = json.loads(call("train", "--data", torn_folder, *QUICK, "-o", tmp_path / "ckpt.pt", "--json").stdout)
+    assert last.startswith(f"{document['skipped']} images")
+    assert "torn" in document["first_skipped"]
+
+
+def test_strict_refuses_them(refusal, torn_folder: Path, use_tiny_backbone, tmp_path: Path):
+    line = refusal("train", "--data", torn_folder, *QUICK, "-o", tmp_path / "ckpt.pt", "--strict")
+    assert "torn" in line
+    assert "decodes to its last byte" in line
+
+
+def test_a_typed_option_goes_before_the_recipe_and_the_recipe_before_the_default(
+    call, class_folder: Path, use_tiny_backbone, tmp_path: Path
+):
+    recipe, output = tmp_path / "mine.toml", tmp_path / "ckpt.pt"
+    recipe.write_text('epochs = 2\nwarm_start = 0\nprompts = 8\ngenerator = "constant"\n')
+    done = call("train", "--data", class_folder, "--epochs", 1, "--recipe", recipe, "-o", output)
+    assert done.exit_code == 0, done.output
+    made = load_checkpoint(output).provenance
+    assert (made["schedule"]["epochs"], made["schedule"]["warm_start"], made["schedule"]["batch"]) == (1, 0, 32)
+    assert (made["config"]["prompts"], made["config"]["generator"]) == (8, "constant")
+
+
+def test_a_recipe_that_is_wrong(refusal, class_folder: Path, tmp_path: Path):
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text("epoch = 2")
+    assert "did you mean epochs?" in refusal("train", "--data", class_folder, "--recipe", recipe)
+    assert "paper, or a TOML file" in refusal("train", "--data", class_folder, "--recipe", "papre")
+
+
+def test_the_help_has_every_option_in_one_group(call):
+    text = call("train", "--help").stdout
+    for param in train.params:
+        assert text.count(f"  {param.opts[-1]}") + text.count(f", {param.opts[-1]} ") >= 1, param.name
+    heads = [line[:-1] for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert heads == [*GROUPS, "Other"]
+
+
+def test_the_curves_and_the_device(call, class_folder: Path, use_tiny_backbone, tmp_path: Path):
+    options = ("--device", "cpu", "--workers", 1, "--log-dir", tmp_path / "log", "--precision", "bf16", "--patience", 1)
+    done = call("train", "--data", class_folder, *QUICK, *options, "-o", tmp_path / "ckpt.pt")
+    assert done.exit_code == 0, done.output
+    assert list((tmp_path / "log").glob("events.*"))
+    assert list((tmp_path / "log" / "warm-start").glob("events.*"))
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        pytest.param(("--data", "nowhere"), "digits or a folder of classes", id="no such data"),
+        pytest.param(("--data", "nowhere"), "a folder of classes or a .csv", id="no such data"),
         pytest.param(("--backbone", "resnet"), "expected builtin, open_clip", id="no such backbone"),
         pytest.param(("--weights", "weights.pt"), "leave it out", id="weights for builtin"),
-        pytest.param(("--resolution", "24"), "divisor of the image width", id="resolution"),
+        pytest.param(("--resolution", "128"), "at most the image width", id="resolution"),
+        pytest.param(("--rounded",), "--library-space pixel", id="rounded tokens"),
+        pytest.param(("--device", "no-such-device"), "a device that is there", id="no such device"),
+        pytest.param(("--precision", "fp16", "--device", "cpu"), "fp32 or bf16 on a CPU", id="fp16 on a CPU"),
+        pytest.param(("--accumulate", "20"), "half of the batch", id="more parts than images"),
         pytest.param(("--generator", "constant", "--library", "3"), "leave --library out", id="library of constants"),
         pytest.param(("--layout", "inset", "--prompts", "100"), "at most 56", id="no room for the image"),
         pytest.param(("--lr", "0"), "positive learning rate", id="rate of zero"),
@@ -121,7 +205,7 @@ def test_a_truncated_state_to_resume_from(refusal, class_folder: Path, use_tiny_
 
 
 def test_divergence_is_told_in_the_last_line(call, class_folder: Path, use_tiny_backbone, tmp_path: Path):
-    options = ("--epochs", 2, "--generator", "constant", "--head", "linear", "--optimizer", "sgd", "--lr", 1e38)
+    options = (*QUICK, "--warm-start", 0, "--optimizer", "sgd", "--lr", 1e38)
     done = call("train", "--data", class_folder, *options, "-o", tmp_path / "ckpt.pt")
     assert done.exit_code == 1
     assert done.stdout == ""
@@ -150,21 +234,24 @@ def test_wrong_usage_is_status_2(call, options: tuple[str, ...]):
     assert done.stdout == ""
 
 
-def test_sigterm_in_mid_training_leaves_whole_files_only(class_folder: Path, tmp_path: Path):
+def test_sigterm_in_mid_training_leaves_whole_files_and_says_how_to_go_on(class_folder: Path, tmp_path: Path):
     # Epochs are short here, so the signal meets a file being written as well as a step.
     command = [
         sys.executable, "-m", "pgn_edge", "train", "--data", class_folder, "--generator", "constant",
         "--epochs", "100000", "-o", tmp_path / "ckpt.pt",
     ]  # fmt: skip
     wanted = {tmp_path / "ckpt.pt", tmp_path / "ckpt.resume.pt"}
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 120
         while not all(path.exists() for path in wanted):
             assert process.poll() is None, "it ended by itself"
             assert time.monotonic() < deadline
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
+        _, written = process.communicate(timeout=60)
+    assert process.returncode == 1
+    last = written.splitlines()[-1]
+    assert last.startswith("pgn-edge: training: expected to reach step 100000, got SIGTERM after step ")
+    assert last.endswith("; go on with the same command and --resume")
     assert set(tmp_path.iterdir()) == wanted
     assert load_checkpoint(tmp_path / "ckpt.pt").head.labels == ("0", "1")

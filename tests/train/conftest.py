@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from pgn_edge.preprocess import Preprocess
-from pgn_edge.train.data import DataSet, Split
+from pgn_edge.train.data.dataset import DataSet, LabelSpace
+from pgn_edge.train.data.samples import Arrays
 
 
-def bars(count: int, classes: int, side: int, seed: int) -> Split:
+def bars(count: int, classes: int, side: int, seed: int) -> Arrays:
     """Noise with one bright bar, whose place is the class."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % classes
@@ -20,13 +21,14 @@ def bars(count: int, classes: int, side: int, seed: int) -> Split:
     width = side // classes
     for image, label in zip(images, labels, strict=True):
         image[:, label * width : (label + 1) * width] += 150
-    return Split(images.astype(np.uint8), labels)
+    return Arrays(images.astype(np.uint8), labels, "bars")
 
 
 @pytest.fixture(scope="session")
 def bar_data() -> DataSet:
     """Two classes of 16 x 16 pixels, 24 images to learn from."""
-    return DataSet("bars", ("0", "1"), "{}", bars(24, 2, 16, 0), bars(12, 2, 16, 1), bars(12, 2, 16, 2))
+    space = LabelSpace(("0", "1"), "{}", "bars")
+    return DataSet("bars", (space,), bars(24, 2, 16, 0), bars(12, 2, 16, 1), bars(12, 2, 16, 2), {})
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ from pgn_edge.runtime.sinks import JsonlSink, VideoSink
 from pgn_edge.runtime.sources import open_source
 from pgn_edge.train.baselines import cnn_alone, embed, linear_probe
 from pgn_edge.train.config import Schedule, TrainConfig
-from pgn_edge.train.data import Split
+from pgn_edge.train.loader import read_all
 from pgn_edge.train.loop import Listeners, predict
 from pgn_edge.train.task import TrainReport, train_task
 
@@ -87,7 +87,7 @@ def run_demo(folder: Path, epochs: int, seed: int, progress: Progress) -> dict[s
         compile_plan(folder / "vit.onnx", folder / "vit.plan")
         compile_plan(folder / "task.pgn", folder / "task.plan")
     with step("run on video"):
-        _run_on_clip(folder, trained.pgn.data.validation)
+        _run_on_clip(folder, read_all(trained.pgn.data.validation, trained.pgn.preprocess))
     with step("bench"):
         bench = run_bench(
             folder / "vit.onnx",
@@ -137,12 +137,12 @@ def _export(folder: Path) -> ExportReport:
     return report
 
 
-def _run_on_clip(folder: Path, split: Split) -> None:
-    """Write a clip of validation images and one image of it, and annotate the clip."""
-    write_bytes(folder / "digit.png", cv2.imencode(".png", split.images[0][..., ::-1])[1].tobytes())
+def _run_on_clip(folder: Path, images: np.ndarray) -> None:
+    """Write a clip of validation images (n, H, W, 3) and one image of it, and annotate the clip."""
+    write_bytes(folder / "digit.png", cv2.imencode(".png", images[0][..., ::-1])[1].tobytes())
     with atomic_write(folder / "clip.mp4") as temporary:
         writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), CLIP_FPS, (CLIP_SIDE, CLIP_SIDE))
-        for image in split.images[:CLIP_FRAMES]:
+        for image in images[:CLIP_FRAMES]:
             large = cv2.resize(image, (CLIP_SIDE, CLIP_SIDE), interpolation=cv2.INTER_CUBIC)
             for _ in range(CLIP_REPEAT):
                 writer.write(large[..., ::-1])
@@ -158,7 +158,7 @@ def _run_on_clip(folder: Path, split: Split) -> None:
 def _test(folder: Path, trained: Trained) -> tuple[dict[str, np.ndarray], list[Sample]]:
     """Class indices that each contender gives for the test split; nothing is chosen by them."""
     data, preprocess = trained.pgn.data, trained.pgn.preprocess
-    model = trained.pgn.model
+    model, images = trained.pgn.model, read_all(data.test, preprocess)
     embedding = embed(model.vit, data.test, preprocess)
     answers = {
         "frozen": model.head.to_head().logits(embedding).argmax(axis=1),
@@ -169,7 +169,7 @@ def _test(folder: Path, trained: Trained) -> tuple[dict[str, np.ndarray], list[S
     }
     for name, task in (("pgn_fp32", "task-fp32.pgn"), ("pgn_fp16", "task.pgn")):
         with Runtime(folder / "vit.onnx", {"digits": folder / task}, canvases=True) as runtime:
-            results = [runtime.infer("digits", image[..., ::-1]) for image in data.test.images]
+            results = [runtime.infer("digits", image[..., ::-1]) for image in images]
             facts = runtime.facts
         # A degraded frame has no label, and counts as wrong.
         answers[name] = np.array([-1 if result.degraded else data.labels.index(result.label) for result in results])
