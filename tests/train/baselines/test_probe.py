@@ -1,4 +1,4 @@
-"""What a PGN is held against."""
+"""Linear probe and CNN alone."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from pgn_edge.nn.vit import Backbone
 from pgn_edge.preprocess import Preprocess
 from pgn_edge.train.baselines import PROBE_STRENGTHS, cnn_alone, embed, linear_probe
 from pgn_edge.train.config import Schedule
-from pgn_edge.train.data import DataSet, Split
+from pgn_edge.train.data.dataset import DataSet, LabelSpace
+from pgn_edge.train.data.samples import Arrays
 from pgn_edge.train.loop import Listeners
 
 
-def tinted(count: int, classes: int, seed: int) -> Split:
+def tinted(count: int, classes: int, seed: int) -> Arrays:
     """64 x 64 noise, each class of another tint: even a random ViT keeps them apart."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % classes
     images = rng.integers(0, 100, (count, 64, 64, 3))
     images[np.arange(count), :, :, labels] += 60
-    return Split(images.astype(np.uint8), labels)
+    return Arrays(images.astype(np.uint8), labels, "tints")
 
 
 def make(classes: int) -> DataSet:
-    labels = tuple("012"[:classes])
-    return DataSet("tints", labels, "{}", tinted(24, classes, 0), tinted(12, classes, 1), tinted(18, classes, 2))
+    space = LabelSpace(tuple("012"[:classes]), "{}", "tints")
+    return DataSet("tints", (space,), tinted(24, classes, 0), tinted(12, classes, 1), tinted(18, classes, 2), {})
 
 
 @pytest.mark.parametrize("classes", [2, 3], ids=["two classes, one row in sklearn", "three classes"])
