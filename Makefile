@@ -51,6 +51,7 @@ benchmarks: $(READY)
 	-$(BIN)/python benchmarks/soak.py
 	-$(BIN)/python benchmarks/cameras.py
 	-$(BIN)/python benchmarks/remote.py
+	-$(BIN)/python benchmarks/training.py
 	-$(BIN)/python benchmarks/export_speed.py
 	$(BIN)/python benchmarks/export_table.py
 	$(BIN)/python benchmarks/performance.py
@@ -59,6 +60,7 @@ benchmarks: $(READY)
 benchmarks-gpu: $(READY)
 	$(BIN)/python benchmarks/gpu/roofline.py
 	-$(BIN)/python benchmarks/gpu/chain.py
+	-$(BIN)/python benchmarks/training.py --device cuda --samples 100 --waiting-steps 20 --output benchmarks/results/gpu
 	$(BIN)/python benchmarks/performance.py
 
 performance: $(READY)

@@ -43,6 +43,7 @@ def page(results: Path) -> str:
         "soak": ("A long run", _targets),
         "cameras": ("Cameras that go away", _targets),
         "remote": ("A served ViT", _targets),
+        "training": ("Training", _training),
         "startup": ("Startup", _startup),
         "export_speed": ("What an export costs", _export_speed),
         "export_table": ("Exports at true size", _export_table),
@@ -104,6 +105,11 @@ def _swap(document: Document) -> list[str]:
     ]
 
 
+def _training(document: Document) -> list[str]:
+    rows = [stats_row(name, series, 3) for name, series in document["samples_s"].items()]
+    return [*_targets(document), "Seconds a step:\n", markdown_table(HEADER, rows)]
+
+
 def _chain(document: Document) -> list[str]:
     target, ratio = document["target"], document["ratio"]
     targets = [Target(f"{name} / bare session", value, target, False, "x") for name, value in ratio.items()]
@@ -156,7 +162,7 @@ def _export_table(document: Document) -> list[str]:
 
 
 def _gpu(results: Path) -> list[str]:
-    chain, roofline = results / "gpu/chain.json", results / "gpu/roofline.json"
+    chain, roofline, training = (results / "gpu" / f"{name}.json" for name in ("chain", "roofline", "training"))
     parts = []
     if chain.exists():
         document = json.loads(chain.read_text())
@@ -170,9 +176,12 @@ def _gpu(results: Path) -> list[str]:
         document = json.loads(roofline.read_text())
         rates = [(name, f"{Stats.of(series).p50:.3f}") for name, series in document["samples_ms"].items()]
         parts += [markdown_table(("ceiling", "p50, ms"), rates), _gpu_source("roofline", document)]
-    missing = [path.stem for path in (chain, roofline) if not path.exists()]
+    if training.exists():
+        document = json.loads(training.read_text())
+        parts += ["Training:\n", *_training(document), _gpu_source("training", document)]
+    missing = [path.stem for path in (chain, roofline, training) if not path.exists()]
     if missing:
-        what = "No GPU results" if not parts else f"No results of gpu/{missing[0]}"
+        what = "No GPU results" if not parts else f"No results of gpu/{', gpu/'.join(missing)}"
         parts.append(f"{what} are committed yet. `make benchmarks-gpu` makes them on a machine with an NVIDIA GPU.\n")
     return parts
 
@@ -180,7 +189,12 @@ def _gpu(results: Path) -> list[str]:
 def _gpu_source(name: str, document: Document) -> str:
     machine = document["environment"]
     gpus = "; ".join(machine["gpus"] or [])
-    return f"`python benchmarks/gpu/{name}.py`, [all of it]({LINK}/gpu/{name}.md): {gpus}, {machine['started'][:10]}.\n"
+    script = name if name == "training" else f"gpu/{name}"  # training takes any device
+    command = machine["command"].partition(" ")[2]
+    return (
+        f"`{f'python benchmarks/{script}.py {command}'.rstrip()}`, [all of it]({LINK}/gpu/{name}.md): {gpus}, "
+        f"{machine['started'][:10]}.\n"
+    )
 
 
 def main() -> None:

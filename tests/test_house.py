@@ -195,8 +195,8 @@ def test_without_torch_the_runtime_imports_and_every_command_has_help():
     assert child.returncode == 0, child.stderr
     results = json.loads(child.stdout)
     assert set(results) == {
-        *("", "train", "import", "export", "export-vit", "compile"),
-        *("predict", "run", "bench", "inspect", "doctor", "triton-repo", "demo"),
+        *("", "train", "compare", "ablate", "import", "export", "export-vit", "compile"),
+        *("predict", "run", "bench", "eval", "analyze", "inspect", "doctor", "triton-repo", "demo"),
     }
     for name, (status, text) in results.items():
         assert status == 0, (name, text)

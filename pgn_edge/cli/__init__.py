@@ -18,6 +18,10 @@ from pgn_edge.errors import MissingExtraError, PgnEdgeError
 EXTRAS = {
     "demo": "cpu,rtx,train",
     "train": "train",
+    "eval": "cpu,train",
+    "analyze": "train",
+    "compare": "train",
+    "ablate": "train",
     "export": "cpu,export",
     "export-vit": "cpu,export",
     "import": "export",
@@ -78,10 +82,13 @@ def _on_terminate(number: int, frame: FrameType | None) -> None:
 
 def _add_commands() -> None:
     from pgn_edge.cli import (
+        analyze,
         bench,
+        compare,
         compile,
         demo,
         doctor,
+        eval,
         export,
         import_checkpoint,
         inspect_file,
@@ -93,7 +100,7 @@ def _add_commands() -> None:
 
     modules = (
         *(demo, train, import_checkpoint, export, compile, triton_repo),
-        *(predict, run, bench, inspect_file, doctor),
+        *(compare, eval, analyze, predict, run, bench, inspect_file, doctor),
     )
     for module in modules:
         for command in module.COMMANDS:

@@ -1,0 +1,61 @@
+"""`pgn-edge analyze`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pgn_edge.cli.console import json_option, print_json, progress_bar, weights_option
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--data",
+    multiple=True,
+    required=True,
+    help="A data set's name, a folder of classes or a .csv; give it again to lay several beside each other.",
+)
+@click.option("--root", type=click.Path(file_okay=False), help="Folder that --data is looked up in.")
+@click.option(
+    "--split",
+    type=click.Choice(["test", "validation", "train"]),
+    default="validation",
+    show_default=True,
+    help="Which part.",
+)
+@click.option(
+    "--limit", type=click.IntRange(min=2), default=1000, show_default=True, help="Most images of each, taken evenly."
+)
+@weights_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("runs/analysis"),
+    show_default=True,
+    help="Folder for pictures, numbers and the page.",
+)
+@json_option
+def analyze(
+    checkpoint: Path,
+    data: tuple[str, ...],
+    output: Path,
+    as_json: bool,
+    **given: object,
+) -> None:
+    """Show what the PGN of a CHECKPOINT does: clusters, tokens, attention and robustness, as pictures and a page."""
+    from pgn_edge.train.analysis.report import Looked
+    from pgn_edge.train.analysis.report import analyze as run
+
+    with progress_bar() as progress:
+        results = run(Looked(checkpoint, data, **given), output, progress)  # type: ignore[arg-type]  # as click parsed
+    if as_json:
+        print_json(results)
+        return
+    count = len(results["pictures"])
+    click.echo(f"{output / 'index.html'}: the page with {count} pictures; {output / 'analysis.json'}: the numbers")
+
+
+COMMANDS = (analyze,)

@@ -1,0 +1,86 @@
+"""`pgn-edge eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pgn_edge.cli.console import engine_options, print_json, print_table, printable, progress_bar, weights_option
+
+if TYPE_CHECKING:
+    from pgn_edge.cli.eval.run import EvalReport
+
+
+@click.command("eval")
+@click.argument("subjects", nargs=-1, required=True, metavar="SUBJECT...")
+@click.option("--data", required=True, help="A data set's name, a folder of classes, a .csv; or several with commas.")
+@click.option("--root", type=click.Path(file_okay=False), help="Folder that --data is looked up in.")
+@click.option(
+    "--split", type=click.Choice(["test", "validation", "train"]), default="test", show_default=True, help="Which part."
+)
+@click.option("--limit", type=click.IntRange(min=2), help="Most images, taken evenly from the split.  [default: all]")
+@click.option("--vit", help="ViT engine that bundles run on: .onnx, .plan or the address of a served model.")
+@weights_option
+@engine_options
+@click.option("--per-class", is_flag=True, help="Print the accuracy of every class.")
+@click.option("--json", "json_path", type=click.Path(allow_dash=True), help="Write all numbers there; - for stdout.")
+@click.option("--html", "html_path", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with plots.")
+def evaluate(
+    subjects: tuple[str, ...], per_class: bool, json_path: str | None, html_path: Path | None, **given: Any
+) -> None:
+    """Judge each SUBJECT, a checkpoint (.pt) or a bundle (.pgn), on labelled images, and compare it with the first."""
+    from pgn_edge.cli.eval.run import Question
+    from pgn_edge.cli.eval.run import evaluate as run
+    from pgn_edge.files import require_writable
+    from pgn_edge.train.analysis.figures import require_matplotlib
+
+    for path in (json_path, html_path):
+        if path is not None and str(path) != "-":
+            require_writable(path)
+    if html_path is not None:
+        require_matplotlib()
+    question = Question(*(given.pop(name) for name in ("data", "root", "split", "limit")))
+    weights, vit = given.pop("weights"), given.pop("vit")
+    with progress_bar() as progress:
+        report = run(subjects, question, weights=weights, vit=vit, options=given, progress=progress)
+    _write(report, json_path, html_path)
+    if json_path != "-":
+        _print(report, per_class)
+
+
+def _write(report: EvalReport, json_path: str | None, html_path: Path | None) -> None:
+    import json
+
+    from pgn_edge.cli.eval.report import eval_html
+    from pgn_edge.cli.eval.run import document
+    from pgn_edge.files import write_text
+
+    if json_path == "-":
+        print_json(document(report))
+    elif json_path is not None:
+        write_text(json_path, json.dumps(document(report), indent=2) + "\n")
+    if html_path is not None:
+        write_text(html_path, eval_html(report))
+
+
+def _print(report: EvalReport, per_class: bool) -> None:
+    from pgn_edge.cli.eval import report as words
+
+    question = report.question
+    rows = words.metrics_rows(report)
+    # Turned: a terminal is wide enough for a few subjects, and not for eleven numbers.
+    turned = list(zip(words.METRICS_HEADER[1:], *(row[1:] for row in rows), strict=True))
+    header = ("", *(row[0] for row in rows))
+    print_table(f"{question.data}, {question.split} split", header, turned)
+    flips = words.flips_rows(report)
+    if flips:
+        print_table("Against the first subject", words.FLIPS_HEADER, flips)
+    if per_class:
+        print_table("Accuracy of each class", words.class_header(report), words.class_rows(report))
+    for line in [*(words.worst(report, judged) for judged in report.subjects), *words.notes(report)]:
+        click.echo(printable(line))
+
+
+COMMANDS = (evaluate,)

@@ -1,0 +1,173 @@
+"""One evaluation: every subject answers the same images, and the answers are judged and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pgn_edge import __version__
+from pgn_edge.cli.eval.subjects import answer, open_subjects
+from pgn_edge.progress import Progress, silent
+from pgn_edge.runtime.environment import describe_environment
+from pgn_edge.train.analysis.features import choose
+from pgn_edge.train.data.dataset import DataSet, Skipped
+from pgn_edge.train.data.samples import Samples
+from pgn_edge.train.data.table import load_data
+from pgn_edge.train.evaluate import BINS, Answers, Flips, Metrics, class_order, compare, measure
+
+WORST = 3
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of every subject.
+
+    Args:
+        data: as `load_data` takes it.
+        root: folder that it is looked up in.
+        split: `test`, `validation` or `train`.
+        limit: most images, taken evenly from the whole split; None for all.
+    """
+
+    data: str
+    root: str | None = None
+    split: str = "test"
+    limit: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """One subject.
+
+    Args:
+        path: its file.
+        where: what it ran in.
+        classes: that its head has; more than the data has where some are left out.
+        answers: what it said.
+        metrics: what that is worth.
+        flips: against the first subject; None for the first.
+    """
+
+    path: str
+    where: str
+    classes: int
+    answers: Answers
+    metrics: Metrics
+    flips: Flips | None
+
+
+@dataclass(frozen=True, eq=False)
+class EvalReport:
+    """All subjects on one split.
+
+    Args:
+        question: what was asked.
+        data: the data set.
+        samples: the images that were asked about.
+        subjects: in the order that they were named.
+        skipped: images that could not be read.
+    """
+
+    question: Question
+    data: DataSet
+    samples: Samples
+    subjects: tuple[Judged, ...]
+    skipped: Skipped
+
+
+def evaluate(
+    paths: Sequence[str],
+    question: Question,
+    *,
+    weights: str | None = None,
+    vit: str | None = None,
+    options: dict[str, Any] | None = None,
+    progress: Progress = silent,
+) -> EvalReport:
+    """Let subjects answer a split, each with its own preprocessing of the decoded image.
+
+    Args:
+        paths: checkpoints and bundles; the others are compared with the first.
+        question: which images.
+        weights: of the checkpoints' backbone.
+        vit: engine for the bundles.
+        options: of the Runtime: provider, threads and gpu.
+        progress: listener.
+
+    Raises:
+        DataError: data that cannot be read, a split without images, or a subject that lacks one of its classes.
+        PgnEdgeError: a subject cannot be opened.
+    """
+    data = load_data(question.data, question.root)
+    samples = choose(data, question.split, question.limit)
+    skipped, judged = Skipped(), list[Judged]()
+    with ExitStack() as opened:
+        subjects = open_subjects(paths, weights, vit, options or {}, opened)
+        orders = [class_order(subject.path, subject.labels, data.labels) for subject in subjects]
+        for subject, order in zip(subjects, orders, strict=True):
+            answers = answer(subject, samples, order, skipped, progress)
+            flips = compare(judged[0].answers, answers, samples.labels) if judged else None
+            metrics = measure(answers, samples.labels)
+            judged.append(Judged(subject.path, subject.where, len(subject.labels), answers, metrics, flips))
+    return EvalReport(question, data, samples, tuple(judged), skipped)
+
+
+def document(report: EvalReport) -> dict[str, Any]:
+    """All numbers, ready for JSON; what there is none of is null."""
+    question = report.question
+    return {
+        "data": question.data,
+        "split": question.split,
+        "images": len(report.samples),
+        "unreadable": len(report.skipped),
+        "first_unreadable": report.skipped.first(),
+        "calibration_bins": BINS,
+        "labels": list(report.data.labels),
+        "subjects": [_subject(judged) for judged in report.subjects],
+        "version": __version__,
+        "environment": describe_environment(),
+    }
+
+
+def _subject(judged: Judged) -> dict[str, Any]:
+    metrics, bins = judged.metrics, judged.metrics.reliability
+    return {
+        "subject": judged.path,
+        "where": judged.where,
+        "classes": judged.classes,
+        "images": metrics.images,
+        "degraded": metrics.degraded,
+        "top1": metrics.top1,
+        "top1_interval_95": list(metrics.interval),
+        "top5": metrics.top5,
+        "mean_class_accuracy": metrics.mean_class,
+        "class_accuracy": [_number(value) for value in metrics.class_accuracy],
+        "class_images": metrics.class_counts.tolist(),
+        "calibration_error": _number(bins.error),
+        "calibration": {
+            "count": bins.count.tolist(),
+            "confidence": bins.confidence.tolist(),
+            "accuracy": bins.accuracy.tolist(),
+        },
+        "negative_log_likelihood": _number(metrics.log_likelihood),
+        "images_per_s": metrics.images_per_s,
+        "flips": None if judged.flips is None else _flips(judged.flips),
+    }
+
+
+def _flips(flips: Flips) -> dict[str, Any]:
+    return {
+        "images": flips.images,
+        "count": flips.count,
+        "broken": flips.broken,
+        "mended": flips.mended,
+        "max_abs_score": _number(flips.max_abs),
+    }
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

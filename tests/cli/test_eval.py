@@ -1,0 +1,188 @@
+"""`pgn-edge eval`, as a user calls it: torch and deployed side by side."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pgn_edge.cli.eval.subjects import RuntimeSubject, answer
+from pgn_edge.errors import DataError
+from pgn_edge.heads import Head
+from pgn_edge.nn.checkpoint import load_checkpoint, save_checkpoint
+from pgn_edge.progress import silent
+from pgn_edge.runtime import Runtime
+from pgn_edge.runtime.chain import HostChain
+from pgn_edge.train.data.dataset import Skipped
+from pgn_edge.train.data.samples import Arrays, Files
+from pgn_edge.train.evaluate import compare
+
+
+def test_torch_and_deployed_agree_on_digits(call, tiny_pair, tiny_checkpoint: Path, use_tiny_backbone):
+    options = ("--data", "digits", "--limit", 40, "--vit", tiny_pair.vit, "--json", "-")
+    done = call("eval", tiny_checkpoint, tiny_pair.task, tiny_pair.task_fp16, *options)
+    assert done.exit_code == 0, done.output
+    torch, fp32, fp16 = json.loads(done.stdout)["subjects"]
+    assert torch["flips"] is None
+    assert (fp32["flips"]["count"], fp32["flips"]["images"]) == (0, 40)
+    assert fp32["flips"]["max_abs_score"] <= 1e-4
+    assert fp32["top1"] == torch["top1"]
+    assert fp32["calibration_error"] == pytest.approx(torch["calibration_error"], abs=1e-4)
+    assert 1e-6 < fp16["flips"]["max_abs_score"] < 0.02
+    assert "CPUExecutionProvider" in fp32["where"]
+    assert torch["where"].startswith("torch on ")
+
+
+def test_train_eval_export_eval(call, class_folder: Path, tiny_pair, use_tiny_backbone, tmp_path: Path):
+    checkpoint, data = tmp_path / "ckpt.pt", ("--data", class_folder)
+    quick = ("--epochs", 2, "--warm-start", 1, "--batch", 4, "--resolution", 32, "-o", checkpoint, "--json")
+    trained = json.loads(call("train", *data, *quick).stdout)
+    (found,) = json.loads(call("eval", checkpoint, *data, "--split", "validation", "--json", "-").stdout)["subjects"]
+    assert found["top1"] == trained["validation_accuracy"]
+    assert call("export", checkpoint).exit_code == 0
+    bundle = checkpoint.with_suffix(".pgn")
+    done = call("eval", checkpoint, bundle, *data, "--split", "train", "--vit", tiny_pair.vit, "--json", "-")
+    torch, deployed = json.loads(done.stdout)["subjects"]
+    assert deployed["flips"]["count"] == 0
+    assert deployed["flips"]["max_abs_score"] <= 1e-4
+    assert deployed["class_accuracy"] == torch["class_accuracy"]
+
+
+def test_what_is_printed(call, tiny_pair, tiny_checkpoint: Path, class_folder: Path, use_tiny_backbone, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    options = ("--data", class_folder, "--vit", tiny_pair.vit, "--split", "train", "--per-class")
+    done = call("eval", tiny_checkpoint, tiny_pair.task, *options)
+    assert done.exit_code == 0, done.output
+    for words in ("top-1", "95 % interval", "calibration error", "Against the first", "0 of 8 (0.00%) differ"):
+        assert words in done.stdout
+    assert "Accuracy of each class" in done.stdout
+    assert "of its 10 classes it chose among the 2 of the data" in done.stdout
+    assert "worst classes" in done.stdout
+    assert "top-5" in done.stdout
+
+
+def test_the_page_is_whole(call, tiny_pair, tiny_checkpoint: Path, class_folder: Path, use_tiny_backbone, tmp_path):
+    page, numbers = tmp_path / "eval.html", tmp_path / "eval.json"
+    options = ("--data", class_folder, "--vit", tiny_pair.vit, "--html", page, "--json", numbers)
+    done = call("eval", tiny_checkpoint, tiny_pair.task, *options)
+    assert done.exit_code == 0, done.output
+    text = page.read_text()
+    assert text.count("<img") == 4
+    assert re.search(r'(src|href)="(?!data:)', text) is None
+    (torch, _) = json.loads(numbers.read_text())["subjects"]
+    assert f"<td>{torch['top1']:.2%}</td>" in text
+
+
+def test_classes_in_another_order_are_the_same_classes(
+    call, tiny_checkpoint: Path, use_tiny_backbone, class_folder: Path, tmp_path: Path
+):
+    data, old = tmp_path / "data", load_checkpoint(tiny_checkpoint)
+    shutil.copytree(class_folder / "0", data / "cat")
+    shutil.copytree(class_folder / "1", data / "dog")
+    rows, found = old.head.weight, []
+    for name, index, labels in (("plain.pt", [0, 1], ("cat", "dog")), ("turned.pt", [1, 0], ("dog", "cat"))):
+        head = Head.text(rows[index], labels, old.head.scale)
+        save_checkpoint(tmp_path / name, replace(old, head=head))
+        done = call("eval", tmp_path / name, "--data", data, "--split", "train", "--json", "-")
+        assert done.exit_code == 0, done.output
+        found += json.loads(done.stdout)["subjects"]
+    plain, turned = found
+    assert 0 < plain["top1"] < 1
+    assert turned["class_accuracy"] == plain["class_accuracy"]
+    assert turned["negative_log_likelihood"] == pytest.approx(plain["negative_log_likelihood"])
+
+
+def test_images_that_cannot_be_read_are_left_out_and_said(
+    call, tiny_pair, tiny_checkpoint: Path, class_folder: Path, use_tiny_backbone, tmp_path: Path
+):
+    for label in "01":
+        for split, count in (("train", 3), ("test", 3)):
+            folder = tmp_path / "data" / split / label
+            folder.mkdir(parents=True)
+            for index in range(count):
+                Image.open(class_folder / label / f"{index}.png").save(folder / f"{index}.png")
+    (tmp_path / "data" / "test" / "0" / "1.png").write_bytes(b"no image")
+    options = ("--data", tmp_path / "data", "--vit", tiny_pair.vit)
+    done = call("eval", tiny_checkpoint, tiny_pair.task, *options, "--json", "-")
+    document = json.loads(done.stdout)
+    assert (document["images"], document["unreadable"]) == (6, 1)
+    assert [subject["images"] for subject in document["subjects"]] == [5, 5]
+    printed = call("eval", tiny_checkpoint, tiny_pair.task, *options).stdout
+    assert "1 of 6 images could not be read and are left out, the first: " in printed
+
+
+def test_a_frame_without_an_answer_is_wrong(
+    call, tiny_pair, tiny_checkpoint: Path, class_folder: Path, use_tiny_backbone, monkeypatch
+):
+    monkeypatch.setattr(HostChain, "flaws", lambda chain: ["embedding"] * len(chain.images))
+    options = ("--data", class_folder, "--vit", tiny_pair.vit, "--json", "-")
+    torch, deployed = json.loads(call("eval", tiny_checkpoint, tiny_pair.task, *options).stdout)["subjects"]
+    assert (deployed["top1"], deployed["degraded"], deployed["negative_log_likelihood"]) == (
+        0,
+        deployed["images"],
+        None,
+    )
+    assert deployed["flips"]["count"] == deployed["images"]
+    assert deployed["flips"]["broken"] == round(torch["top1"] * torch["images"])
+
+
+def test_batches_answer_as_single_frames_do(tiny_pair, golden_images: np.ndarray, tmp_path: Path):
+    samples, order, answers = Arrays(golden_images[:11], np.zeros(11, np.int64), "golden"), np.arange(10), []
+    with Runtime(tiny_pair.vit, {"task": tiny_pair.task}) as runtime:
+        for batch in (1, 4):
+            told = []
+            subject = RuntimeSubject(runtime, "task", batch)
+            answers.append(answer(subject, samples, order, Skipped(), lambda *what, told=told: told.append(what)))
+            assert told[-1] == ("task", 11, 11)
+        nothing = Files([tmp_path / "lost.png"] * 3, np.zeros(3, np.int64))
+        with pytest.raises(DataError, match=r"lost\.png"):
+            answer(RuntimeSubject(runtime, "task", 2), nothing, order, Skipped(), silent)
+    flips = compare(*answers, samples.labels)
+    assert (flips.images, flips.count) == (11, 0)
+    assert flips.max_abs <= 1e-5
+
+
+# Refusals.
+
+
+def test_bundles_need_an_engine_and_an_engine_a_bundle(refusal, tiny_pair, tiny_checkpoint: Path):
+    assert "give it: --vit vit.onnx" in refusal("eval", tiny_pair.task, "--data", "digits")
+    line = refusal("eval", tiny_checkpoint, "--data", "digits", "--vit", tiny_pair.vit)
+    assert "leave --vit out" in line
+
+
+def test_subjects_of_another_kind_or_twice(refusal, tiny_pair, tiny_checkpoint: Path):
+    assert "a checkpoint (.pt) or a bundle (.pgn)" in refusal("eval", tiny_pair.vit, "--data", "digits")
+    assert "name it once" in refusal("eval", tiny_checkpoint, tiny_checkpoint, "--data", "digits")
+
+
+def test_data_with_a_class_that_the_subject_lacks(
+    refusal, class_folder: Path, tiny_checkpoint: Path, use_tiny_backbone, tmp_path: Path
+):
+    shutil.copytree(class_folder, tmp_path / "data")
+    (tmp_path / "data" / "1").rename(tmp_path / "data" / "dog")
+    assert "expected a class 'dog'" in refusal("eval", tiny_checkpoint, "--data", tmp_path / "data")
+
+
+def test_a_checkpoint_of_another_vit(refusal, tiny_checkpoint: Path):
+    assert "--weights FILE" in refusal("eval", tiny_checkpoint, "--data", "digits")
+
+
+def test_outputs_are_checked_before_the_work(refusal, tiny_checkpoint: Path, tmp_path: Path):
+    for option in ("--json", "--html"):
+        line = refusal("eval", tiny_checkpoint, "--data", "digits", option, tmp_path / "no" / "file")
+        assert "a file in a folder that exists" in line
+
+
+def test_images_of_which_none_can_be_read(refusal, class_folder: Path, tiny_checkpoint, use_tiny_backbone, tmp_path):
+    for label in "01":
+        for index in range(3):
+            (tmp_path / "bad" / label).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "bad" / label / f"{index}.png").write_bytes(b"no image")
+    assert "at least one that can be read" in refusal("eval", tiny_checkpoint, "--data", tmp_path / "bad")

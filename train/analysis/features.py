@@ -1,0 +1,100 @@
+"""What PGN and ViT make of the images of one data set, gathered in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pgn_edge.errors import DataError
+from pgn_edge.nn.checkpoint import spread
+from pgn_edge.progress import Progress
+from pgn_edge.train.analysis.trained import Trained
+from pgn_edge.train.data.dataset import DataSet, Skipped
+from pgn_edge.train.data.samples import Samples, Subset
+from pgn_edge.train.loader import in_order, to_input
+from pgn_edge.train.pictures import unreadable
+
+BATCH = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Of n images that could be read.
+
+    Args:
+        data: the data set that they are of.
+        labels: (n,) int64 classes of the data.
+        images: (n, H, W, 3) uint8 RGB, preprocessed.
+        coefficients: (n, K, N) float32 mixture coefficients; None for a PGN that mixes nothing.
+        frozen: (n, D) float32, what the ViT alone makes of them.
+        prompted: (n, D) float32, what it makes of them beside the PGN's prompts.
+        unreadable: images that could not be read.
+    """
+
+    data: DataSet
+    labels: np.ndarray
+    images: np.ndarray
+    coefficients: np.ndarray | None
+    frozen: np.ndarray
+    prompted: np.ndarray
+    unreadable: int
+
+    @property
+    def name(self) -> str:
+        """Of the data set."""
+        return self.data.name
+
+
+def choose(data: DataSet, split: str, limit: int | None) -> Samples:
+    """The images of a split, or some of them from its beginning to its end.
+
+    Args:
+        data: the data set.
+        split: `test`, `validation` or `train`.
+        limit: most images, at least 2; None for all.
+
+    Raises:
+        DataError: the split has none.
+    """
+    samples: Samples = {"train": data.train, "validation": data.validation, "test": data.test}[split]
+    if not len(samples):
+        raise DataError(
+            data.name, expected=f"images in the split {split}", got="none", do="choose another: --split test"
+        )
+    return samples if limit is None else Subset(samples, spread(len(samples), limit))
+
+
+@torch.no_grad()
+def gather(trained: Trained, data: DataSet, samples: Samples, progress: Progress) -> Features:
+    """Run all images of a split through PGN and ViT.
+
+    Args:
+        trained: the checkpoint.
+        data: the data set.
+        samples: those of its images that are looked at.
+        progress: listener.
+
+    Raises:
+        DataError: not one image can be read.
+    """
+    model, preprocess = trained.model, trained.checkpoint.preprocess
+    skipped, found = Skipped(), list[tuple[np.ndarray, ...]]()
+    for images, indices in in_order(samples, preprocess, batch=BATCH, skipped=skipped):
+        x = to_input(torch.from_numpy(images), preprocess, trained.device)
+        parts = [model.vit(x), model.embed(x)]
+        if model.pgn is not None and model.pgn.mixes:
+            parts.append(model.pgn.coefficients(x))
+        found.append((images, samples.labels[indices], *(part.float().cpu().numpy() for part in parts)))
+        progress(f"features of {data.name}", int(indices[-1]) + 1, len(samples))
+    if not found:
+        raise unreadable(skipped)
+    images, labels, frozen, prompted, *mixtures = (np.concatenate(column) for column in zip(*found, strict=True))
+    return Features(data, labels, images, mixtures[0] if mixtures else None, frozen, prompted, len(skipped))
+
+
+def flat_mixtures(features: Sequence[Features]) -> list[np.ndarray]:
+    """(n, K·N) coefficients of each data set; none for a PGN that mixes nothing."""
+    return [each.coefficients.reshape(len(each.labels), -1) for each in features if each.coefficients is not None]
