@@ -566,8 +566,12 @@ def test_a_signal_in_the_last_step_loses_nothing(bar_data: DataSet, bar_preproce
 
 
 def test_without_a_file_a_signal_does_what_it_always_does(bar_data: DataSet, bar_preprocess: Preprocess):
-    with pytest.raises(KeyboardInterrupt):
-        fit(linear(), bar_data, bar_preprocess, SHORT, Listeners(signal_at(2, signal.SIGINT)))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit(linear(), bar_data, bar_preprocess, SHORT, Listeners(signal_at(2, signal.SIGINT)))
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_the_state_is_saved_as_often_as_asked(bar_data: DataSet, bar_preprocess: Preprocess, tmp_path: Path):
