@@ -53,6 +53,7 @@ benchmarks: $(READY)
 	-$(BIN)/python benchmarks/remote.py
 	-$(BIN)/python benchmarks/training.py
 	-$(BIN)/python benchmarks/export_speed.py
+	$(BIN)/python benchmarks/projections.py
 	$(BIN)/python benchmarks/export_table.py
 	$(BIN)/python benchmarks/performance.py
 
