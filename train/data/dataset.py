@@ -125,9 +125,9 @@ class Skipped:
         return True  # an empty record is still the one to write to
 
     def first(self) -> str:
-        """Why the first one could not be read; empty where all could."""
+        """Why the first one by name could not be read, whichever thread met which first; empty where all could."""
         with self._lock:
-            return next(iter(self._reasons.values()), "")
+            return self._reasons[min(self._reasons)] if self._reasons else ""
 
 
 def assemble(space: LabelSpace, parts: Parts, facts: Mapping[str, Any]) -> DataSet:

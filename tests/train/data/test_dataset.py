@@ -161,12 +161,12 @@ def reason(name: str) -> DataError:
 def test_unreadable_images_are_counted_once_each_from_any_thread():
     skipped = Skipped()
     assert (len(skipped), skipped.first()) == (0, "")
-    skipped.add("7", reason("7"))
     with ThreadPoolExecutor(8) as threads:
-        for index in range(400):
-            threads.submit(skipped.add, str(index % 50), reason(str(index)))
+        for index in reversed(range(400)):
+            name = f"{index % 50:02}"
+            threads.submit(skipped.add, name, reason(name))
     assert len(skipped) == 50
-    assert skipped.first() == "7: expected an image, got none; look"
+    assert skipped.first() == "00: expected an image, got none; look"
 
 
 def test_an_empty_record_is_still_a_record():
