@@ -7,15 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from pgn_edge.errors import EngineError
+from pgn_edge.errors import DataError, EngineError
 from pgn_edge.geometry import Geometry
 from pgn_edge.preprocess import Preprocess
+from pgn_edge.transport import LOSSLESS, Transport
 
 PREFIX = "pgn_edge."
 SCHEMA = 1
 Role = Literal["vit", "pgn"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Output = Literal["embedding", "logits", "canvas"]
+CanvasType = Literal["float32", "uint8"]
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,13 @@ class EngineFacts:
         fingerprint: sha256 over W, b, E and the pre-norm of the ViT.
         geometry: the canvas.
         preprocess: how a frame becomes the image on the canvas, and its normalisation.
-        precision: of the arithmetic inside; the canvas itself is float32 in all of them.
+        precision: of the arithmetic inside; it says nothing of the canvas.
         opset: of the ONNX graph.
         output: what the engine returns.
+        canvas: `float32`, (B, 3, H_c, W_c) in normalised units; or `uint8`, (B, H_c, W_c, 3) RGB pixels, which the ViT
+            engine normalises itself.
+        transport: what the canvas loses on its way: `lossless`, or a lossy `Transport` such as `jpeg:75`. Of a task,
+            what its golden pair went through.
     """
 
     role: Role
@@ -41,6 +47,8 @@ class EngineFacts:
     precision: Precision
     opset: int
     output: Output
+    canvas: CanvasType = "float32"
+    transport: str = LOSSLESS
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` reads back."""
@@ -54,6 +62,8 @@ class EngineFacts:
             "precision": self.precision,
             "opset": self.opset,
             "output": self.output,
+            "canvas": self.canvas,
+            "transport": self.transport,
         }
 
     def to_metadata(self) -> dict[str, str]:
@@ -89,10 +99,15 @@ class EngineFacts:
                 precision=data["precision"],
                 opset=int(data["opset"]),
                 output=data["output"],
+                canvas=data.get("canvas", "float32"),  # files from before there was another
+                transport=_loss(data.get("transport", LOSSLESS)),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as exc:
             raise _unreadable(source, f"{type(exc).__name__}: {exc}") from exc
-        for value, choices in ((facts.role, Role), (facts.precision, Precision), (facts.output, Output)):
+        except DataError as exc:
+            raise _unreadable(source, f"transport {exc.got}") from exc
+        words = (facts.role, Role), (facts.precision, Precision), (facts.output, Output), (facts.canvas, CanvasType)
+        for value, choices in words:
             if value not in get_args(choices):
                 raise _unreadable(source, repr(value))
         return facts
@@ -111,6 +126,10 @@ class EngineFacts:
         except (json.JSONDecodeError, RecursionError) as exc:
             raise _unreadable(source, str(exc)) from exc
         return cls.from_json(data, source)
+
+
+def _loss(text: str) -> str:
+    return text if text == LOSSLESS else Transport.parse(text).loss
 
 
 def _unreadable(source: str, got: str) -> EngineError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,6 +30,16 @@ def test_survives_json():
     assert EngineFacts.from_json(json.loads(json.dumps(GOOD)), "here") == FACTS
 
 
+def test_facts_from_before_there_were_other_canvases():
+    old = {key: value for key, value in GOOD.items() if key not in ("canvas", "transport")}
+    assert EngineFacts.from_json(old, "here") == FACTS
+
+
+def test_a_canvas_of_eight_bits_that_loses_something():
+    facts = replace(FACTS, canvas="uint8", transport="jpeg:75")
+    assert EngineFacts.from_metadata(facts.to_metadata(), "here") == facts
+
+
 def test_survives_metadata_beside_foreign_keys():
     metadata = {**FACTS.to_metadata(), "author": "someone else", "names": "{0: 'cat'}"}
     assert EngineFacts.from_metadata(metadata, "here") == FACTS
@@ -50,6 +61,9 @@ def test_metadata_are_strings_under_one_prefix():
         pytest.param({**GOOD, "role": "head"}, "'head'", id="unknown role"),
         pytest.param({**GOOD, "precision": "fp8"}, "'fp8'", id="unknown precision"),
         pytest.param({**GOOD, "output": ["embedding"]}, "embedding", id="a list for a word"),
+        pytest.param({**GOOD, "canvas": "uint16"}, "'uint16'", id="unknown canvas"),
+        pytest.param({**GOOD, "transport": "gif"}, "'gif'", id="unknown transport"),
+        pytest.param({**GOOD, "transport": 75}, "TypeError", id="a number for a transport"),
         pytest.param({**GOOD, "opset": "latest"}, "latest", id="a word for a number"),
         pytest.param({**GOOD, "opset": float("inf")}, "infinity", id="Infinity for a number"),
     ],
