@@ -18,8 +18,11 @@ demo: $(READY)
 
 test: lint unit
 
+# What computes goes in two processes of one thread each, which takes less time than one of two; what waits for servers,
+# cameras and signals goes alone.
 unit: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/core tests/nn tests/export tests/train
+	$(BIN)/python -m pytest tests/cli tests/runtime tests/*.py
 
 # Neither mypy nor import-linter sees the mapped packages of an editable install, so both read an installed copy.
 lint: $(READY)
@@ -51,9 +54,13 @@ benchmarks: $(READY)
 	-$(BIN)/python benchmarks/soak.py
 	-$(BIN)/python benchmarks/cameras.py
 	-$(BIN)/python benchmarks/remote.py
+	-$(BIN)/python benchmarks/service.py
 	-$(BIN)/python benchmarks/training.py
 	-$(BIN)/python benchmarks/export_speed.py
 	$(BIN)/python benchmarks/projections.py
+	$(BIN)/python benchmarks/transport.py --latency
+	$(BIN)/python benchmarks/transport.py --train
+	$(BIN)/python benchmarks/transport.py
 	$(BIN)/python benchmarks/export_table.py
 	$(BIN)/python benchmarks/performance.py
 

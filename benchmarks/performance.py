@@ -43,6 +43,7 @@ def page(results: Path) -> str:
         "soak": ("A long run", _targets),
         "cameras": ("Cameras that go away", _targets),
         "remote": ("A served ViT", _targets),
+        "service": ("A ViT behind an HTTP service", _targets),
         "training": ("Training", _training),
         "startup": ("Startup", _startup),
         "export_speed": ("What an export costs", _export_speed),

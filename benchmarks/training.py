@@ -49,7 +49,7 @@ from pgn_edge.heads import Head
 from pgn_edge.nn.clip import clip_backbone
 from pgn_edge.nn.pgn import PGN, PgnConfig
 from pgn_edge.nn.vit import FrozenViT
-from pgn_edge.runtime.environment import describe_environment
+from pgn_edge.runtime.bench_machine import describe_bench_environment
 from pgn_edge.train.config import Execution, Schedule
 from pgn_edge.train.data import Arrays, DataSet, Files, LabelSpace, Samples
 from pgn_edge.train.loop import Listeners, fit
@@ -235,7 +235,7 @@ def main() -> int:
     arguments.add_argument("--device", default="cpu", help="torch device; default: %(default)s")
     arguments.add_argument("--seed", type=int, default=0)
     options = arguments.parse_args()
-    environment = {**describe_environment(), "torch": torch.__version__}
+    environment = {**describe_bench_environment(), "torch": torch.__version__}
     parts = build(options.device, options.seed)
     document: dict[str, Any] = {
         "benchmark": "training",

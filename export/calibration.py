@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from pgn_edge.export.deployed import prompt_rows
 from pgn_edge.export.inversion import Projection, invert_library
 from pgn_edge.export.synthetic import pictures
 from pgn_edge.geometry import Geometry
+from pgn_edge.nn.canvas import prompt_rows
 from pgn_edge.nn.vit import FrozenViT
 
 PICTURES = 4
@@ -33,7 +33,7 @@ def check_canvases(vit: FrozenViT, geometry: Geometry) -> np.ndarray:
     The prompts are tokens that point anywhere, half to four times as large as the ViT's own positions, as pixels.
     """
     size = geometry.content_hw
-    images = np.concatenate([pictures(PICTURES, size, seed=0), adversarial_images(size)])
+    images = _images(geometry)
     content = vit.spec.preprocess.with_size(size).normalise(images)
     canvas = np.zeros((len(images), 3, *geometry.canvas_hw), np.float32)
     canvas[:, :, : size[0]] = content
@@ -47,3 +47,15 @@ def check_canvases(vit: FrozenViT, geometry: Geometry) -> np.ndarray:
             patches = patches + inversion.offset
         canvas[:, :, size[0] :] = prompt_rows(torch.from_numpy(patches).float(), geometry).numpy()
     return canvas
+
+
+def check_pixels(geometry: Geometry) -> np.ndarray:
+    """Canvases (9, H_c, W_c, 3) uint8 of the same images, with noise of all levels in the prompt slots."""
+    images = _images(geometry)
+    rows = (len(images), geometry.rows * geometry.patch, *images.shape[2:])
+    return np.concatenate([images, np.random.default_rng(0).integers(0, 256, rows, np.uint8)], axis=1)
+
+
+def _images(geometry: Geometry) -> np.ndarray:
+    size = geometry.content_hw
+    return np.concatenate([pictures(PICTURES, size, seed=0), adversarial_images(size)])

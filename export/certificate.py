@@ -35,6 +35,7 @@ class Certificate:
         pixel_max: highest.
         share_illegal: share of prompt pixels on the golden frames outside legal RGB.
         proven_legal: whether no prompt whatsoever can leave legal RGB.
+        proof: how that was read from the graph that ships, in each of its precisions; empty where it was not.
         fp16_overflow: whether a pixel exceeds what fp16 can hold; the mixing then stays float32.
         rounded: whether the engine rounds prompt pixels to the levels of an 8-bit image.
     """
@@ -53,6 +54,7 @@ class Certificate:
     proven_legal: bool
     fp16_overflow: bool
     rounded: bool = False
+    proof: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object, with the limits that it was held against."""

@@ -11,17 +11,17 @@ import numpy as np
 import onnx
 import torch
 
-from pgn_edge.contract import EngineFacts, Precision
+from pgn_edge.contract import CanvasType, EngineFacts, Precision
 from pgn_edge.errors import GeometryError
-from pgn_edge.export.calibration import check_canvases
+from pgn_edge.export.calibration import check_canvases, check_pixels
 from pgn_edge.export.graph import OPSET, finish, fix_batch, to_onnx
 from pgn_edge.export.int8 import to_int8
-from pgn_edge.export.parity import Ladder, Rung, require_parity, run_onnx, run_torch
+from pgn_edge.export.parity import Ladder, Rung, normalised, require_parity, run_onnx, run_torch
 from pgn_edge.export.precision import readers, to_half
 from pgn_edge.export.ranges import Kept, keep_by_range
 from pgn_edge.export.rounding import projection_error, token_limit
 from pgn_edge.files import require_writable, write_bytes
-from pgn_edge.geometry import Layout
+from pgn_edge.geometry import Geometry, Layout
 from pgn_edge.heads import Head
 from pgn_edge.nn.backbones import load_backbone
 from pgn_edge.nn.vit import CanvasViT, FrozenViT
@@ -34,7 +34,8 @@ class VitOptions:
     Args:
         prompts: K; 0 gives the stock model, None what fills whole rows, near 16.
         layout: `append` or `inset`.
-        precision: of the arithmetic; the canvas is float32 in all of them.
+        precision: of the arithmetic; it says nothing of the canvas.
+        canvas: what the engine reads, `float32` or `uint8`, see `EngineFacts`.
         batch: a fixed batch size; None leaves it free.
         weights: a local file instead of the download.
         allow_drift: write the engine although a parity rung failed.
@@ -43,6 +44,7 @@ class VitOptions:
     prompts: int | None = 16
     layout: Layout = "append"
     precision: Precision = "fp32"
+    canvas: CanvasType = "float32"
     batch: int | None = None
     weights: str | Path | None = None
     allow_drift: bool = False
@@ -100,7 +102,7 @@ def export_vit(backbone: str, output: str | Path, options: VitOptions = VitOptio
     """
     require_writable(output)
     vit = load_backbone(backbone, options.weights).vit
-    graph = vit_graph(vit, options.prompts, options.layout, options.precision)
+    graph = vit_graph(vit, options.prompts, options.layout, options.precision, options.canvas)
     if not options.allow_drift:
         require_parity(graph.parity)
     model = graph.model
@@ -111,17 +113,45 @@ def export_vit(backbone: str, output: str | Path, options: VitOptions = VitOptio
     return VitReport(Path(output), len(data), graph)
 
 
-def vit_graph(vit: FrozenViT, prompts: int | None, layout: Layout, precision: Precision) -> VitGraph:
+class PixelViT(CanvasViT):
+    """`CanvasViT` behind a canvas of 8 bits, which it normalises itself.
+
+    Args:
+        vit: the frozen ViT; it gives the normalisation.
+        geometry: canvas geometry.
+    """
+
+    def __init__(self, vit: FrozenViT, geometry: Geometry) -> None:
+        super().__init__(vit, geometry)
+        scale, shift = (torch.from_numpy(array) for array in vit.spec.preprocess.affine())
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
+        self.scale: torch.Tensor
+        self.shift: torch.Tensor
+
+    def forward(self, canvas: torch.Tensor) -> torch.Tensor:
+        """Canvas (B, H_c, W_c, 3), uint8 RGB -> embedding (B, D)."""
+        # Cast first: TensorRT has no uint8 arithmetic, not even Transpose.
+        return super().forward(canvas.float().permute(0, 3, 1, 2) * self.scale + self.shift)
+
+
+def vit_graph(
+    vit: FrozenViT, prompts: int | None, layout: Layout, precision: Precision, canvas: CanvasType = "float32"
+) -> VitGraph:
     """A frozen ViT in memory as a graph, and its parity with torch.
 
     Raises:
         GeometryError: prompts that do not fit the layout, or an inset layout whose last prompt row is not full.
     """
-    return next(vit_graphs(vit, prompts, layout, [precision]))
+    return next(vit_graphs(vit, prompts, layout, [precision], canvas))
 
 
 def vit_graphs(
-    vit: FrozenViT, prompts: int | None, layout: Layout, precisions: Sequence[Precision]
+    vit: FrozenViT,
+    prompts: int | None,
+    layout: Layout,
+    precisions: Sequence[Precision],
+    canvas: CanvasType = "float32",
 ) -> Iterator[VitGraph]:
     """A frozen ViT in several precisions, all from one export; one graph in memory at a time beside the float32 one.
 
@@ -139,21 +169,24 @@ def vit_graphs(
         precision="fp32",
         opset=OPSET,
         output="embedding",
+        canvas=canvas,
     )
-    module = CanvasViT(vit, geometry).eval()
-    canvas = check_canvases(vit, geometry)
-    reference = run_torch(module, canvas)
+    kind, given = (
+        (PixelViT, check_pixels(geometry)) if canvas == "uint8" else (CanvasViT, check_canvases(vit, geometry))
+    )
+    # Behind a canvas of floats in either case: it says whether the normalisation inside is right.
+    reference = run_torch(CanvasViT(vit, geometry).eval(), normalised(given, vit.spec.preprocess))
     ladder = Ladder(reference, _nearest(reference))
-    model = to_onnx(module, torch.from_numpy(canvas[:2]), facts)
-    ladder.climb("onnxruntime fp32", "fp32", run_onnx(model, canvas))
+    model = to_onnx(kind(vit, geometry).eval(), torch.from_numpy(given[:2]), facts)
+    ladder.climb("onnxruntime fp32", "fp32", run_onnx(model, given))
     for precision in precisions:
         if precision == "fp32":
             yield VitGraph(model, facts, (ladder.rungs[0],), {})
             continue
-        lowered, numerics = _lower(model, vit, precision, canvas)
+        lowered, numerics = _lower(model, vit, precision, given)
         changed = replace(facts, precision=precision)
         finish(lowered, changed, numerics)
-        ladder.climb(f"onnxruntime {precision}", precision, run_onnx(lowered, canvas))
+        ladder.climb(f"onnxruntime {precision}", precision, run_onnx(lowered, given))
         yield VitGraph(lowered, changed, (ladder.rungs[0], ladder.rungs[-1]), numerics)
 
 
@@ -171,10 +204,13 @@ def _lower(
 def _keep(model: onnx.ModelProto, vit: FrozenViT, precision: Precision, canvas: np.ndarray) -> tuple[Kept, ...]:
     """Nodes that stay float32: what the ranges say, the position table, and the projection where it must."""
     kept = {node.node: node for node in keep_by_range(model, canvas)} if precision == "fp16" else {}
-    error, largest = projection_error(vit.projection()[0], precision), float(np.abs(canvas).max())
+    error, largest = (
+        projection_error(vit.projection()[0], precision),
+        np.abs(normalised(canvas, vit.spec.preprocess)).max(),
+    )
     if not error <= token_limit(precision):
-        for name in readers(model, "canvas"):
-            kept[name] = Kept(name, "patch projection", largest, error)
+        for name in readers(model, "vit.patch_embed.weight"):
+            kept[name] = Kept(name, "patch projection", float(largest), error)
     for name in readers(model, "table"):
         kept.setdefault(name, Kept(name, "position table", float(vit.position.abs().max()), 0.0))
     return tuple(kept.values())

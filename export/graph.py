@@ -57,7 +57,23 @@ def to_onnx(
     assert program is not None
     model = program.model_proto
     name_by_module(model, facts.role)
+    if facts.canvas == "uint8":
+        _cast_first(model.graph)
     return finish(model, facts)
+
+
+def _cast_first(graph: onnx.GraphProto) -> None:
+    """Let a cast alone read an input of 8 bits: TensorRT does not even give the shape of one."""
+    given = graph.input[0]
+    askers = [node for node in graph.node if node.op_type == "Shape" and given.name in node.input]
+    if not askers:
+        return
+    cast = onnx.NodeProto()
+    cast.CopyFrom(next(node for node in graph.node if node.op_type == "Cast" and given.name in node.input))
+    for node in askers:
+        node.input[0] = cast.output[0]
+    graph.node.remove(cast)
+    graph.node.insert(0, cast)
 
 
 def fix_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:

@@ -15,6 +15,7 @@ from pgn_edge.contract import Precision
 from pgn_edge.errors import MissingExtraError, ParityError
 from pgn_edge.export.rounding import emulate_half, has_half
 from pgn_edge.heads import Head
+from pgn_edge.preprocess import Preprocess
 
 BATCH = 16
 _WRONG = "check the backbone's weights and the checkpoint"
@@ -29,11 +30,13 @@ class Rung:
         name: what was run, for example `onnxruntime fp16`.
         precision: whose limits it is held against.
         agreement: what was measured on the golden frames.
+        way_out: what to do where it failed; empty for what its precision says.
     """
 
     name: str
     precision: Precision
     agreement: Agreement
+    way_out: str = ""
 
     @property
     def passed(self) -> bool:
@@ -72,6 +75,7 @@ class Ladder:
         embedding: np.ndarray,
         frames: np.ndarray | None = None,
         reference: np.ndarray | None = None,
+        way_out: str = "",
     ) -> None:
         """Add one rung.
 
@@ -81,10 +85,11 @@ class Ladder:
             embedding: (M, D) float32.
             frames: (M,) which frames of the reference these are; None for all.
             reference: (M, D) of these frames, where this rung has one of its own.
+            way_out: as in `Rung`.
         """
         if reference is None:
             reference = self.reference if frames is None else self.reference[frames]
-        self.rungs.append(Rung(name, precision, compare(reference, embedding, self.head)))
+        self.rungs.append(Rung(name, precision, compare(reference, embedding, self.head), way_out))
 
 
 def require_parity(rungs: Sequence[Rung]) -> None:
@@ -99,8 +104,13 @@ def require_parity(rungs: Sequence[Rung]) -> None:
                 f"parity rung '{rung.name}'",
                 expected=limits(rung.precision),
                 got=str(rung.agreement),
-                do=f"{_WAYS_OUT.get(rung.precision, _WRONG)}, or accept it with --allow-drift",
+                do=f"{rung.way_out or _WAYS_OUT.get(rung.precision, _WRONG)}, or accept it with --allow-drift",
             )
+
+
+def normalised(canvas: np.ndarray, preprocess: Preprocess) -> np.ndarray:
+    """A canvas of either type (M, ...) as the patch projection sees it, (M, 3, H_c, W_c) float32."""
+    return preprocess.normalise(canvas) if canvas.dtype == np.uint8 else canvas
 
 
 def run_onnx(model: onnx.ModelProto, batch: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import torch
 from pgn_edge.contract import EngineFacts, Precision
 from pgn_edge.errors import ExportError
 from pgn_edge.export.calibration import adversarial_images
-from pgn_edge.export.deployed import DeployedPGN
+from pgn_edge.export.deployed import LEVELS, DeployedPGN
 from pgn_edge.export.graph import finish, to_onnx
 from pgn_edge.export.precision import HEAVY, readers, to_half
 from pgn_edge.export.ranges import Kept, keep_by_range
@@ -21,7 +21,6 @@ from pgn_edge.export.rounding import Mixing, token_limit
 from pgn_edge.export.simplify import simplify
 
 CALIBRATION_FRAMES = 16
-LEVELS = 255.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def pgn_graphs(
         deployed: the PGN with its inversion folded in.
         facts: of the float32 engine.
         images: (M, H, W, 3) uint8 golden images.
-        mixing: coefficients and library on these images; None where the generator gives pixels.
+        mixing: coefficients and library of tokens on these images; None for a pixel space, which mixes in float32.
         precision: `fp32`, `fp16` or `bf16`.
         onnxsim: whether to simplify the graph.
 
@@ -75,7 +74,7 @@ def pgn_graphs(
         )
     calibration = np.concatenate([images[:CALIBRATION_FRAMES], adversarial_images(images.shape[1:3])])
     kept = {node.node: node for node in keep_by_range(model, calibration)} if precision == "fp16" else {}
-    kept |= {name: Kept(name, "8-bit levels", LEVELS, 0.0) for name in _before_rounding(model)}
+    kept |= {name: Kept(name, "levels of pixels", LEVELS, 0.0) for name in _before_clamp(model)}
     error = 0.0 if mixing is None else mixing.error(precision)
     if mixing is not None and not error <= token_limit(precision):
         largest = float(np.abs(mixing.pixels).max())
@@ -86,10 +85,14 @@ def pgn_graphs(
     yield PgnGraph(finish(to_half(model, precision, list(kept)), facts, numerics), facts, numerics)
 
 
-def _before_rounding(model: onnx.ModelProto) -> list[str]:
-    """Nodes between the generator and the rounding of its pixels: a rounding before it would choose other levels."""
+def _before_clamp(model: onnx.ModelProto) -> list[str]:
+    """Nodes between the generator and the clamp of its pixels, which are few and cheap.
+
+    fp16 has steps of an eighth of a level in the upper half of the range, and large coefficients would overflow in it:
+    Inf times a level of 0 is NaN, which no clamp makes legal.
+    """
     made_by = {name: node for node in model.graph.node for name in node.output}
-    open_names = [name for node in model.graph.node if node.op_type == "Round" for name in (*node.input, *node.output)]
+    open_names = [name for node in model.graph.node if node.op_type == "Clip" for name in (*node.input, *node.output)]
     found: dict[str, None] = {}
     while open_names:
         node = made_by.get(open_names.pop())

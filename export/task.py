@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,10 @@ import numpy as np
 import torch
 
 from pgn_edge.bundle import Bundle, Golden, write_bundle
-from pgn_edge.contract import EngineFacts, Precision
-from pgn_edge.errors import CheckpointError
+from pgn_edge.contract import CanvasType, EngineFacts, Precision
+from pgn_edge.errors import CheckpointError, ExportError, InversionError
 from pgn_edge.export.certificate import Certificate, certify
 from pgn_edge.export.deployed import DeployedPGN
-from pgn_edge.export.graph import OPSET
 from pgn_edge.export.inversion import (
     Codes,
     Inversion,
@@ -27,22 +26,20 @@ from pgn_edge.export.inversion import (
     invert_library,
     invert_prompts,
 )
-from pgn_edge.export.parity import Ladder, Rung, require_parity, run_onnx, run_torch
-from pgn_edge.export.pgn_graph import PgnGraph, pgn_graphs
+from pgn_edge.export.legality import PROOF
+from pgn_edge.export.parity import Ladder, Rung, require_parity
+from pgn_edge.export.pgn_graph import PgnGraph
 from pgn_edge.export.rounding import Mixing
 from pgn_edge.export.synthetic import SYNTHETIC
-from pgn_edge.export.ties import settled
+from pgn_edge.export.task_ladder import DISTANCE_FRAMES, Deployment, climb, golden_pair
 from pgn_edge.files import require_writable, write_bytes
 from pgn_edge.fingerprint import sha256_file
 from pgn_edge.mixtures import Profile
 from pgn_edge.nn.backbones import load_backbone
-from pgn_edge.nn.checkpoint import Checkpoint, load_checkpoint, spread
+from pgn_edge.nn.checkpoint import Checkpoint, load_checkpoint
 from pgn_edge.nn.pgn import PGN
-from pgn_edge.nn.prompted import embed
-from pgn_edge.nn.vit import CanvasViT, FrozenViT
-
-GOLDEN_FRAMES = 4
-DISTANCE_FRAMES = 4  # for the float32 rungs, whose limit is a distance; a share of flips needs all frames
+from pgn_edge.nn.vit import FrozenViT
+from pgn_edge.transport import Transport
 
 
 @dataclass(frozen=True)
@@ -56,6 +53,12 @@ class ExportOptions:
         allow_drift: write the bundle although a parity rung failed.
         ridge: trade exactness for smaller pixels where the projection is ill-conditioned; the ladder then judges.
         simplify: run onnxsim over the graph, and refuse if an output changes.
+        uint8: whether the canvas is of 8 bits, for ViT engines that normalise it themselves; for a pixel library alone.
+        transport: what such a canvas goes through on its way, see `Transport.parse`; empty for no loss.
+
+    Raises:
+        ExportError: a transport of a canvas of floats.
+        DataError: no transport that there is.
     """
 
     precision: Precision = "fp32"
@@ -64,6 +67,19 @@ class ExportOptions:
     allow_drift: bool = False
     ridge: bool = False
     simplify: bool = False
+    uint8: bool = False
+    transport: str = ""
+
+    def __post_init__(self) -> None:
+        if self.transport and not self.uint8:
+            raise ExportError(
+                "--transport", expected="a canvas of 8 bits", got="one of floats", do="export with --uint8 too"
+            )
+        self.codec()
+
+    def codec(self) -> Transport:
+        """What a canvas of 8 bits goes through."""
+        return Transport.parse(self.transport or "png")
 
 
 @dataclass(frozen=True)
@@ -73,7 +89,7 @@ class ExportReport:
     Args:
         path: of the bundle.
         size_bytes: of the bundle.
-        precision: of the PGN engine inside.
+        facts: of the PGN engine inside.
         certificate: of the inversion.
         parity: the rungs of the ladder.
         numerics: which nodes stay float32 and why; empty for fp32.
@@ -81,7 +97,7 @@ class ExportReport:
 
     path: Path
     size_bytes: int
-    precision: Precision
+    facts: EngineFacts
     certificate: Certificate
     parity: tuple[Rung, ...]
     numerics: Mapping[str, Any]
@@ -99,7 +115,8 @@ def export_task(
 
     Raises:
         CheckpointError: the checkpoint is damaged, or was trained with another backbone.
-        InversionError: prompt inversion would not be exact.
+        InversionError: prompt inversion would not be exact, or prompts would not fit into 8 bits.
+        ExportError: the ViT would normalise a canvas of 8 bits in another way than the task.
         ParityError: a rung of the ladder failed.
         OutputError: an output cannot be written.
     """
@@ -107,6 +124,8 @@ def export_task(
         require_writable(path)
     checkpoint = load_checkpoint(checkpoint_path)
     vit = _matching_vit(checkpoint, options.weights, str(checkpoint_path))
+    if options.uint8:
+        _require_pixels(checkpoint, vit)
     proof = _prove(checkpoint, vit, options)
     rungs = tuple(proof.ladder.rungs)
     if not options.allow_drift:
@@ -130,7 +149,7 @@ def export_task(
     return ExportReport(
         path=Path(output),
         size_bytes=Path(output).stat().st_size,
-        precision=options.precision,
+        facts=proof.graph.facts,
         certificate=proof.certificate,
         parity=rungs,
         numerics=proof.graph.numerics,
@@ -147,6 +166,22 @@ def _matching_vit(checkpoint: Checkpoint, weights: str | Path | None, source: st
             do="pass the weights that it was trained with: --weights FILE",
         )
     return vit
+
+
+def _require_pixels(checkpoint: Checkpoint, vit: FrozenViT) -> None:
+    """Refuse what no canvas of 8 bits can hold, and what the ViT would read as something else."""
+    if checkpoint.pgn.config.space != "pixel":
+        raise InversionError(
+            "--uint8",
+            expected="prompts that are legal RGB",
+            got="a token library, whose prompts are floats of any size",
+            do="train with --library-space pixel",
+        )
+    own, task = (
+        f"mean {preprocess.mean}, std {preprocess.std}" for preprocess in (vit.spec.preprocess, checkpoint.preprocess)
+    )
+    if own != task:
+        raise ExportError("--uint8", expected=f"the ViT's own {own}", got=task, do="export without --uint8")
 
 
 @dataclass(frozen=True)
@@ -174,22 +209,30 @@ def _prove(checkpoint: Checkpoint, vit: FrozenViT, options: ExportOptions) -> _P
 
     Raises:
         InversionError: prompt inversion would not be exact.
+        ExportError: as `climb`.
     """
     images = torch.from_numpy(checkpoint.preprocess.normalise(checkpoint.golden_images))
     with torch.no_grad():
         codes = checkpoint.pgn.codes(images).numpy()
     projection = Projection.of(vit, checkpoint.geometry)
     inversion = _invert(checkpoint.pgn, projection, codes, options.ridge)
-    certificate = certify(inversion, codes, checkpoint.preprocess, checkpoint.pgn.config.rounded)
+    rounded = checkpoint.pgn.config.rounded or options.uint8
+    certificate = certify(inversion, codes, checkpoint.preprocess, rounded)
     certificate.check()
-    deployed = DeployedPGN(checkpoint.pgn, checkpoint.geometry, checkpoint.preprocess, inversion).eval()
-    ladder = Ladder(run_torch(_TokenPath(vit, checkpoint), checkpoint.golden_images), checkpoint.head)
-    mixing = None if inversion.pixels is None else Mixing(projection, codes[:DISTANCE_FRAMES], inversion.pixels)
-    graph = _climb(ladder, checkpoint, vit, deployed, mixing, options)
+    canvas: CanvasType = "uint8" if options.uint8 else "float32"
+    pgn = DeployedPGN(checkpoint.pgn, checkpoint.geometry, checkpoint.preprocess, inversion, canvas).eval()
+    deployment = Deployment(checkpoint, vit, pgn, options.codec())
+    mixing = None
+    if inversion.pixels is not None and not inversion.legal:
+        mixing = Mixing(projection, codes[:DISTANCE_FRAMES], inversion.pixels)
+    ladder, graph = climb(deployment, mixing, options.precision, options.simplify)
+    if inversion.legal:
+        proven = " and ".join(dict.fromkeys(("fp32", options.precision)))
+        certificate = replace(certificate, proof=f"{proven}: {PROOF}")
     # Pictures made by arithmetic say nothing of what the task is shown in use.
-    measured = deployed.more_outputs and checkpoint.provenance.get("golden") != SYNTHETIC
+    measured = pgn.more_outputs and checkpoint.provenance.get("golden") != SYNTHETIC
     profile = Profile.measure(codes) if measured else None
-    return _Proof(certificate, ladder, graph, _golden(checkpoint, ladder.reference, deployed), profile)
+    return _Proof(certificate, ladder, graph, golden_pair(deployment, ladder.reference), profile)
 
 
 def _invert(pgn: PGN, projection: Projection, codes: np.ndarray, ridge: bool) -> Inversion:
@@ -207,68 +250,3 @@ def _invert(pgn: PGN, projection: Projection, codes: np.ndarray, ridge: bool) ->
     if ridge:
         return choose_ridge(projection, library, codes, kind)
     return invert_library(projection, library, codes=kind) if config.library else invert_prompts(projection, codes)
-
-
-def _climb(
-    ladder: Ladder,
-    checkpoint: Checkpoint,
-    vit: FrozenViT,
-    deployed: DeployedPGN,
-    mixing: Mixing | None,
-    options: ExportOptions,
-) -> PgnGraph:
-    """Add the rungs, and return the graph on the last of them."""
-    images, frozen = checkpoint.golden_images, CanvasViT(vit, checkpoint.geometry)
-    few = spread(len(images), DISTANCE_FRAMES)
-
-    def climb(name: str, precision: Precision, canvas: np.ndarray, frames: np.ndarray) -> None:
-        own = None
-        if checkpoint.pgn.config.rounded and precision == "fp32":
-            normalised = checkpoint.preprocess.normalise(images[frames])
-            own = settled(vit, checkpoint.pgn, checkpoint.geometry, normalised, canvas)
-        ladder.climb(name, precision, run_torch(frozen, canvas), frames, own)
-
-    climb("torch canvas", "fp32", run_torch(deployed, images[few]), few)
-    facts = EngineFacts(
-        role="pgn",
-        backbone=checkpoint.backbone,
-        fingerprint=checkpoint.fingerprint,
-        geometry=checkpoint.geometry,
-        preprocess=checkpoint.preprocess,
-        precision="fp32",
-        opset=OPSET,
-        output="canvas",
-    )
-    for graph in pgn_graphs(deployed, facts, images, mixing, options.precision, options.simplify):
-        precision = graph.facts.precision
-        frames = few if precision == "fp32" else np.arange(len(images))
-        climb(f"onnxruntime {precision}", precision, run_onnx(graph.model, images[frames]), frames)
-    return graph
-
-
-class _TokenPath(torch.nn.Module):
-    """The reference: prompts concatenated as tokens, as in training."""
-
-    def __init__(self, vit: FrozenViT, checkpoint: Checkpoint) -> None:
-        super().__init__()
-        self.vit, self.pgn = vit, checkpoint.pgn
-        self.preprocess, self.geometry = checkpoint.preprocess, checkpoint.geometry
-
-    def forward(self, images_nhwc: torch.Tensor) -> torch.Tensor:
-        image = torch.from_numpy(self.preprocess.normalise(images_nhwc.numpy()))
-        return embed(self.vit, self.pgn, self.geometry, image)
-
-
-def _golden(checkpoint: Checkpoint, reference: np.ndarray, deployed: DeployedPGN) -> Golden:
-    logits = checkpoint.head.logits(reference)
-    # The surest frames: a flip of one of these on the device is a fault, not a close call.
-    best_two = np.sort(logits, axis=1)[:, -2:]
-    margin = best_two[:, -1] - best_two[:, 0]
-    chosen = np.argsort(-margin, kind="stable")[:GOLDEN_FRAMES]
-    images = checkpoint.golden_images[chosen]
-    return Golden(
-        images=images,
-        prompt_rows=np.ascontiguousarray(run_torch(deployed, images)[:, :, checkpoint.geometry.content_hw[0] :]),
-        embedding=reference[chosen],
-        top1=logits[chosen].argmax(axis=1),
-    )

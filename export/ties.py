@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from pgn_edge.export.deployed import slot_patches
 from pgn_edge.export.parity import pieces
 from pgn_edge.geometry import Geometry
+from pgn_edge.nn.canvas import slot_patches
 from pgn_edge.nn.pgn import PGN
 from pgn_edge.nn.vit import FrozenViT
 

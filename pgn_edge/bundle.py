@@ -37,9 +37,10 @@ class Golden:
 
     Args:
         images: (M, H, W, 3) uint8 RGB, inputs of the PGN engine.
-        prompt_rows: (M, 3, rP, W) float32, the canvas rows that hold the prompt slots; the rows above are the
-            normalised image itself.
-        embedding: (M, D) float32, from the float32 reference in torch, prompts given as tokens.
+        prompt_rows: the canvas rows that hold the prompt slots, (M, 3, rP, W) float32, or (M, rP, W, 3) uint8 where
+            that is the canvas; the rows above are the image itself.
+        embedding: (M, D) float32, from the float32 reference in torch, prompts given as tokens; of a canvas of uint8,
+            after its transport.
         top1: (M,) int64, class index of the reference.
     """
 
@@ -56,10 +57,12 @@ class Golden:
         """
         geometry = facts.geometry
         count = len(self.images) if self.images.ndim else 0
-        rows = geometry.rows * geometry.patch
+        rows_hw = geometry.rows * geometry.patch, geometry.canvas_hw[1]
+        by_vit = facts.canvas == "uint8"
+        prompt_rows = (count, *rows_hw, 3) if by_vit else (count, 3, *rows_hw)
         expected = {
             "images": ((count, *geometry.content_hw, 3), np.uint8, self.images),
-            "prompt_rows": ((count, 3, rows, geometry.canvas_hw[1]), np.float32, self.prompt_rows),
+            "prompt_rows": (prompt_rows, np.uint8 if by_vit else np.float32, self.prompt_rows),
             "embedding": ((count, *self.embedding.shape[-1:]), np.float32, self.embedding),
             "top1": ((count,), np.int64, self.top1),
         }

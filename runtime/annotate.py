@@ -99,18 +99,20 @@ def annotate(frame_bgr: np.ndarray, result: Result, facts: EngineFacts) -> np.nd
     return picture
 
 
-def canvas_picture(canvas_chw: np.ndarray, facts: EngineFacts) -> np.ndarray:
+def canvas_picture(canvas: np.ndarray, facts: EngineFacts) -> np.ndarray:
     """Turn what the ViT engine saw into a picture; values outside legal RGB are clipped, and NaN is black.
 
     Args:
-        canvas_chw: (3, H_c, W_c) float32, normalised units, RGB, as in `Result.canvas`.
+        canvas: (3, H_c, W_c) float32 in normalised units or (H_c, W_c, 3) uint8, RGB, as in `Result.canvas`.
         facts: of the engine; its mean and std undo the normalisation.
 
     Returns:
         (H_c, W_c, 3) uint8 BGR, contiguous.
     """
+    if canvas.dtype == np.uint8:
+        return np.ascontiguousarray(canvas[:, :, ::-1])
     scale, shift = facts.preprocess.affine()
-    pixels = np.rint((canvas_chw - shift) / scale).clip(0, 255)
+    pixels = np.rint((canvas - shift) / scale).clip(0, 255)
     pixels = np.nan_to_num(pixels, copy=False, nan=0).astype(np.uint8)
     return np.ascontiguousarray(pixels[::-1].transpose(1, 2, 0))
 

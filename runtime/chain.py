@@ -58,11 +58,11 @@ class Chain(Protocol):
     def flaws(self) -> list[str]:
         """What of the last run is not finite, the first of it for each frame; empty where all is.
 
-        It is `mixture coefficients`, `canvas` (its prompt rows, where they are on the host) or `embedding`.
+        It is `mixture coefficients`, `canvas` (its prompt rows, where they are floats on the host) or `embedding`.
         """
 
     def canvases(self) -> np.ndarray:
-        """A copy of what the ViT engine saw in the last run: (n, 3, H_c, W_c) float32."""
+        """A copy of what the ViT engine saw in the last run: (n, 3, H_c, W_c) float32, or (n, H_c, W_c, 3) uint8."""
 
     def close(self) -> None:
         """Give its memory back; calling twice does no harm."""
@@ -98,11 +98,13 @@ class HostChain:
 
     def __init__(self, vit: Engine, pgns: Sequence[Engine], width: int) -> None:
         images, canvases, embeddings = _sizes(vit, pgns, width)
-        self.images, self._canvases = np.zeros(images, np.uint8), np.zeros(canvases, np.float32)
+        dtype = vit.inputs["canvas"].dtype
+        self.images, self._canvases = np.zeros(images, np.uint8), np.zeros(canvases, dtype)
         self._embeddings = np.zeros(embeddings, np.float32)
         self.embeddings = self._embeddings[: len(pgns)]
         (output,) = vit.outputs
-        self._prompts = self._canvases[:, :, images[1] :]  # under the image, in every layout
+        # Under the image, in every layout. Bytes hold no NaN.
+        self._prompts = [rows[:, images[1] :] if dtype.kind == "f" else None for rows in self._canvases]
         self.coefficients: list[np.ndarray | None] = []
         self._paint = []
         for pgn, part in _turns(pgns):
@@ -150,6 +152,7 @@ class CudaChain:
     def __init__(self, vit: DeviceEngine, pgns: Sequence[DeviceEngine], width: int) -> None:
         self._cuda = vit.cuda
         images, canvases, embeddings = _sizes(vit, pgns, width)
+        kind = vit.inputs["canvas"].dtype
         with ExitStack() as owned:
             self.images, self._answers = (
                 _pinned(self._cuda, owned, shape, dtype)
@@ -157,7 +160,7 @@ class CudaChain:
             )
             self._device_images, self._canvases, self._device_embeddings = (
                 _array(self._cuda, owned, shape, dtype)
-                for shape, dtype in ((images, np.uint8), (canvases, np.float32), (embeddings, np.float32))
+                for shape, dtype in ((images, np.uint8), (canvases, kind), (embeddings, np.float32))
             )
             self.embeddings = self._answers[: len(pgns)]
             self.coefficients: list[np.ndarray | None] = []
@@ -233,7 +236,7 @@ class CudaChain:
 
     def canvases(self) -> np.ndarray:
         """See `Chain.canvases`."""
-        copy = np.empty(self._canvases.shape, np.float32)
+        copy = np.empty(self._canvases.shape, self._canvases.dtype)
         self._cuda.download(copy, self._canvases)
         self._cuda.synchronize()
         return copy[: len(self.images)]

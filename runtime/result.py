@@ -22,7 +22,8 @@ class Result:
         scores: (C,) float32 probabilities in the order of `labels`; all 0 where the frame is degraded.
         labels: C class names.
         embedding: (D,) float32, as the ViT engine gave it, also where it is not finite.
-        canvas: (3, H_c, W_c) float32, what the ViT engine saw, normalised units; None unless it is kept.
+        canvas: what the ViT engine saw, (3, H_c, W_c) float32 in normalised units or (H_c, W_c, 3) uint8 RGB; None
+            unless it is kept.
         timings_ms: milliseconds by stage: preprocess, pgn, vit, head, and on a GPU upload and download; of the whole
             batch where frames share one.
         degraded: what was not finite, so that there is no answer: `mixture coefficients`, `canvas`, `embedding` or

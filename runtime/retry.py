@@ -13,6 +13,18 @@ from pgn_edge.errors import EngineError
 Clock = Callable[[], float]
 
 
+class NoAnswerError(EngineError):
+    """A server gave no answer to one attempt, so that another may be made; or to all of them.
+
+    Attributes:
+        status: of HTTP, where it answered that it cannot answer now; 0 where nothing came.
+        retry_after_s: seconds that it asks to wait before the next attempt.
+    """
+
+    status = 0
+    retry_after_s = 0.0
+
+
 class Deadline:
     """A moment after which nobody waits any longer.
 

@@ -17,7 +17,7 @@ from pgn_edge.runtime.chain import Chain, link
 from pgn_edge.runtime.drift import Drift
 from pgn_edge.runtime.engines import DeviceEngine, Engine, EngineOptions, open_engine
 from pgn_edge.runtime.engines.base import Provider, infer_all
-from pgn_edge.runtime.pairing import check_tensors
+from pgn_edge.runtime.pairing import canvas_spec, check_tensors
 from pgn_edge.runtime.result import Result, judge
 from pgn_edge.runtime.tasks import Loader, Task
 
@@ -27,7 +27,7 @@ MOST_BOUND = 128  # frames of the batches that are kept bound; each holds a canv
 class Runtime:
     """Pairs task bundles with a separately compiled ViT engine, and runs frames through both.
 
-    Every task is checked against the ViT (fingerprint and geometry), and must reproduce its golden pair on
+    Every task is checked against the ViT (fingerprint, geometry and canvas), and must reproduce its golden pair on
     this device, before its first frame. Any thread may call a Runtime: frames take turns, and tasks are loaded beside
     them. Results belong to the caller.
 
@@ -277,7 +277,7 @@ class Runtime:
         """D, of the embedding."""
         width = self._vit.outputs[self.facts.output].shape[1]
         if width is None:
-            canvas = np.zeros((1, 3, *self.facts.geometry.canvas_hw), np.float32)
+            canvas = np.zeros([size or 1 for size in canvas_spec(self.facts).shape], self.facts.canvas)
             width = infer_all(self._vit, "canvas", canvas)[self.facts.output].shape[1]
         return width
 

@@ -11,8 +11,8 @@ from pgn_edge.contract import EngineFacts
 from pgn_edge.heads import Head
 from pgn_edge.runtime.chain import Chain, link
 from pgn_edge.runtime.drift import Monitor
-from pgn_edge.runtime.engines import Engine, EngineOptions, open_pgn
-from pgn_edge.runtime.pairing import check_facts, check_golden, check_profile, check_tensors
+from pgn_edge.runtime.engines import Engine, EngineOptions, ServiceEngine, open_pgn
+from pgn_edge.runtime.pairing import AGAIN, check_facts, check_golden, check_profile, check_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,8 @@ class Loader:
             with self.turn:
                 chain = link(self.vit, [pgn], self.width)
             opened.callback(self._close, chain)
-            check_golden(bundle, self.facts, chain, self.turn)
+            remedy = self.vit.remedy if isinstance(self.vit, ServiceEngine) else AGAIN
+            check_golden(bundle, self.facts, chain, self.turn, remedy)
             opened.pop_all()
         profile = bundle.profile
         monitor = None if profile is None else Monitor(profile, bundle.facts.geometry.prompts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +19,11 @@ from pgn_edge.files import atomic_folder, atomic_write, write_text
 from pgn_edge.fingerprint import sha256_file
 from pgn_edge.runtime.engines.base import TensorSpec
 from pgn_edge.runtime.engines.onnx_runtime import OnnxRuntimeEngine
-from pgn_edge.runtime.pairing import check_tensors
+from pgn_edge.runtime.pairing import canvas_spec, check_tensors
 from pgn_edge.sidecar import read_sidecar
 
 DEFAULT_BATCH = 8
-TYPES = {np.dtype(np.float32): "TYPE_FP32"}
+TYPES = {np.dtype(np.float32): "TYPE_FP32", np.dtype(np.uint8): "TYPE_UINT8"}
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 
@@ -157,7 +157,8 @@ def _read_plan(source: Path) -> _Model:
         )
     smallest, _, largest = sidecar.batch
     size = largest if smallest == largest else None
-    canvas = TensorSpec((size, 3, *sidecar.facts.geometry.canvas_hw), np.dtype(np.float32), None if size else largest)
+    spec = canvas_spec(sidecar.facts)
+    canvas = replace(spec, shape=(size, *spec.shape[1:]), most=None if size else largest)
     return _Model(source, sidecar.plan_sha256, sidecar.facts, {"canvas": canvas}, {}, largest)
 
 

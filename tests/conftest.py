@@ -7,6 +7,7 @@ import os
 # Toy matrices: threads would only wait for each other, most of all on a busy machine. Read when numpy is imported.
 os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
 
+import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ import pgn_edge.nn.backbones
 from pgn_edge.export.frozen import VitOptions, export_vit
 from pgn_edge.export.task import ExportOptions, export_task
 from pgn_edge.nn.builtin import CharacterNet
-from pgn_edge.nn.checkpoint import Checkpoint, save_checkpoint
+from pgn_edge.nn.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pgn_edge.nn.pgn import PGN, PgnConfig
 from pgn_edge.nn.vit import Backbone
 
@@ -117,3 +118,34 @@ def tiny_vit_fp16(tiny_backbone: Backbone, tmp_path_factory: pytest.TempPathFact
         patch.setattr(pgn_edge.nn.backbones, "_load_builtin", lambda rest, weights: tiny_backbone)
         export_vit("builtin", path, VitOptions(prompts=PROMPTS, precision="fp16"))
     return path
+
+
+class PixelPair(NamedTuple):
+    """Files of a task whose canvas is of 8 bits.
+
+    Args:
+        checkpoint: of an untrained PGN with a pixel library, as `tiny_checkpoint` but for that; not trained rounded.
+        vit: ViT engine, fp32, 16 prompt slots appended, that normalises itself.
+        task: bundle with an fp32 PGN engine.
+    """
+
+    checkpoint: Path
+    vit: Path
+    task: Path
+
+
+@pytest.fixture(scope="session")
+def pixel_pair(tiny_backbone: Backbone, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> PixelPair:
+    """A ViT engine and a task with a canvas of uint8."""
+    folder = tmp_path_factory.mktemp("pixels")
+    pair = PixelPair(*(folder / name for name in ("pixels.pt", "vit.onnx", "task.pgn")))
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    torch.manual_seed(2)
+    config = PgnConfig("resnet10", PROMPTS, LIBRARY, 3 * checkpoint.geometry.patch**2, 16, "pixel")
+    pgn = PGN(config, 1.0, checkpoint.preprocess).eval()
+    save_checkpoint(pair.checkpoint, dataclasses.replace(checkpoint, name="pixels", pgn=pgn))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pgn_edge.nn.backbones, "_load_builtin", lambda rest, weights: tiny_backbone)
+        export_vit("builtin", pair.vit, VitOptions(prompts=PROMPTS, canvas="uint8"))
+        export_task(pair.checkpoint, pair.task, ExportOptions(uint8=True))
+    return pair

@@ -196,7 +196,7 @@ def test_without_torch_the_runtime_imports_and_every_command_has_help():
     results = json.loads(child.stdout)
     assert set(results) == {
         *("", "train", "compare", "ablate", "import", "export", "export-vit", "compile"),
-        *("predict", "run", "bench", "eval", "analyze", "inspect", "doctor", "triton-repo", "demo"),
+        *("predict", "run", "bench", "probe", "eval", "analyze", "inspect", "doctor", "triton-repo", "demo"),
     }
     for name, (status, text) in results.items():
         assert status == 0, (name, text)

@@ -65,7 +65,7 @@ def test_every_link_of_the_page_leads_somewhere():
 
 def test_a_page_without_results_says_so(load: Any, tmp_path: Path):
     text = load("performance").page(tmp_path)
-    assert text.count("No results are committed yet") == 11
+    assert text.count("No results are committed yet") == 12
     assert "No GPU results are committed yet" in text
 
 

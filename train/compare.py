@@ -137,7 +137,8 @@ def own_config(contender: str, config: TrainConfig) -> TrainConfig:
     if contender in ("pgn", MULTI):
         return config
     if contender == "constant":
-        own = {name: getattr(config, name) for name in ("prompts", "layout", "library_space", "library_std", "rounded")}
+        names = ("prompts", "layout", "library_space", "library_std", "rounded", "transport")
+        own = {name: getattr(config, name) for name in names}
         return replace(plain, generator="constant", **own)
     if contender == "cnn":
         return replace(plain, generator=config.generator, hidden=config.hidden, resolution=config.resolution)

@@ -12,6 +12,7 @@ from pgn_edge.errors import TrainingError
 from pgn_edge.geometry import Layout
 from pgn_edge.nn.pgn import GeneratorName, LibrarySpace, Mixing
 from pgn_edge.train.heads import HeadChoice
+from pgn_edge.transport import Transport
 
 Optimizer = Literal["adamw", "sgd"]
 Augment = Literal["none", "light", "paper"]
@@ -95,8 +96,12 @@ class TrainConfig:
         resolution: width in pixels at which the generator looks; None takes the image width, and 10 for `mlp`.
         layout: `append` or `inset`.
         library_space: `token` as in the paper; `pixel` for patches of legal RGB, which every projection takes.
-        library_std: of the library's first values; None for as large as the ViT's own positions. The paper has 0.02.
+        library_std: of the library's first tokens; None for as large as the ViT's own positions. The paper has 0.02. A
+            library of pixels begins as the patches of legal RGB that the projection makes about these tokens of. Where
+            it is for a lossy transport, or where pixels have no library, of what goes into the sigmoid; None for 1.
         rounded: whether the prompts' pixels are rounded to 256 levels, in training as on a device; `pixel` only.
+        transport: what the canvas goes through in training as on its way to the engine, such as `png`, `webp:80` or
+            `jpeg:75` (`pgn_edge.transport`), with its pixels rounded; `pixel` only. None for a canvas of floats.
         head: what turns embeddings into class scores (`pgn_edge.train.heads`).
         template: sentence around the class name for text heads; None takes the data set's own.
     """
@@ -115,6 +120,7 @@ class TrainConfig:
     library_space: LibrarySpace = "token"
     library_std: float | None = None
     rounded: bool = False
+    transport: str | None = None
     head: HeadChoice = "zero-shot"
     template: str | None = None
 
@@ -123,6 +129,22 @@ class TrainConfig:
             raise TrainingError(
                 "library_std", expected="a positive number", got=str(self.library_std), do="choose another value"
             )
+        if self.carrier is not None and self.library_space != "pixel":
+            raise TrainingError(
+                "transport",
+                expected="a pixel library: the canvas of a token library is made at export",
+                got=f"{self.transport} for {self.library_space}",
+                do="train with --library-space pixel",
+            )
+
+    @property
+    def carrier(self) -> Transport | None:
+        """The transport that is named.
+
+        Raises:
+            DataError: there is none of this name.
+        """
+        return None if self.transport is None else Transport.parse(self.transport)
 
     def to_json(self) -> Mapping[str, Any]:
         """A JSON object for checkpoints."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pgn_edge.errors import DataError
+from pgn_edge.nn.canvas import to_input
 from pgn_edge.preprocess import Preprocess
 from pgn_edge.train.augment import light_table, paper
 from pgn_edge.train.config import Schedule
@@ -65,12 +66,6 @@ def read_all(samples: Samples, preprocess: Preprocess, skipped: Skipped | None =
     """All readable images of a small split, (n, H, W, 3) uint8 RGB, preprocessed; arguments as of `in_order`."""
     parts = [images for images, _ in in_order(samples, preprocess, skipped=skipped)]
     return np.concatenate(parts) if parts else np.empty((0, *preprocess.size_hw, 3), np.uint8)
-
-
-def to_input(images: Tensor, preprocess: Preprocess, device: torch.device) -> Tensor:
-    """uint8 (B, H, W, 3) -> normalised float32 (B, 3, H, W) on `device`, the same bits as `Preprocess.normalise`."""
-    scale, shift = (torch.from_numpy(side).to(device) for side in preprocess.affine())
-    return (images.to(device).permute(0, 3, 1, 2).float() * scale + shift).contiguous()
 
 
 @torch.no_grad()

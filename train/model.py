@@ -15,6 +15,7 @@ from pgn_edge.heads import Head
 from pgn_edge.nn.pgn import PGN
 from pgn_edge.nn.prompted import embed
 from pgn_edge.nn.vit import FrozenViT
+from pgn_edge.transport import Transport
 
 MappingMode = Literal["", "once", "each epoch"]
 
@@ -29,18 +30,26 @@ class PromptedViT(nn.Module):
         pgn: emits the prompts; None for the frozen ViT alone.
         head: the classifier.
         geometry: of the canvas that the task is deployed with.
+        transport: what the canvas goes through; None for prompts that are given as tokens, without a loss.
     """
 
-    def __init__(self, vit: FrozenViT, pgn: PGN | None, head: HeadModule, geometry: Geometry) -> None:
+    def __init__(
+        self,
+        vit: FrozenViT,
+        pgn: PGN | None,
+        head: HeadModule,
+        geometry: Geometry,
+        transport: Transport | None = None,
+    ) -> None:
         super().__init__()
-        self.vit, self.pgn, self.head, self.geometry = vit, pgn, head, geometry
+        self.vit, self.pgn, self.head, self.geometry, self.transport = vit, pgn, head, geometry, transport
 
     def embed(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) normalised -> (B, D), what the head is given."""
         if self.pgn is None:
             embedding: Tensor = self.vit(image)
             return embedding
-        return embed(self.vit, self.pgn, self.geometry, image)
+        return embed(self.vit, self.pgn, self.geometry, image, self.transport)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) normalised -> (B, C) logits."""

@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgn_edge.errors import TrainingError
+from pgn_edge.nn.canvas import to_input
 from pgn_edge.nn.checkpoint import load_tensors, save_tensors
 from pgn_edge.nn.vit import FrozenViT
 from pgn_edge.train.augment import light
 from pgn_edge.train.config import Execution
 from pgn_edge.train.distributed import add_gradients
-from pgn_edge.train.loader import Part, TrainLoader, to_input
+from pgn_edge.train.loader import Part, TrainLoader
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from pgn_edge.errors import TrainingError
 from pgn_edge.files import require_writable
 from pgn_edge.geometry import Geometry
 from pgn_edge.nn.backbones import load_backbone
+from pgn_edge.nn.canvas import to_input
 from pgn_edge.nn.checkpoint import GOLDEN_FRAMES, Checkpoint, save_checkpoint, spread
 from pgn_edge.nn.generator import ResNet10, make_generator
-from pgn_edge.nn.pgn import PGN, PgnConfig
-from pgn_edge.nn.vit import Backbone, FrozenViT
+from pgn_edge.nn.pgn import PGN
+from pgn_edge.nn.vit import Backbone
 from pgn_edge.preprocess import Preprocess
 from pgn_edge.progress import Progress, silent
 from pgn_edge.train.config import Execution, Schedule, TrainConfig
@@ -25,13 +27,13 @@ from pgn_edge.train.data.samples import Subset
 from pgn_edge.train.data.table import load_data
 from pgn_edge.train.distributed import make_accelerator
 from pgn_edge.train.heads import make_head
-from pgn_edge.train.loader import EVALUATION_BATCH, in_groups, read_all, to_input
+from pgn_edge.train.loader import EVALUATION_BATCH, in_groups, read_all
 from pgn_edge.train.loop import ANYWHERE, History, Listeners, fit
 from pgn_edge.train.model import PromptedViT
 from pgn_edge.train.pictures import Pictures
+from pgn_edge.train.start import build_pgn
 
 MAPPED_IMAGES = 2048  # training images that a label mapping is chosen by
-MLP_SIDE = 10  # pixels in the middle that `mlp` sees unless told; all of 224 x 224 would take 38 M parameters
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,15 @@ def train_task(
         CheckpointError: the backbone cannot be loaded, or the state to resume from is damaged.
         DataError: the data cannot be read, or the backbone cannot name its classes.
         GeometryError: prompts or resolution that do not fit.
-        TrainingError: the loss diverged, the run was interrupted, or the state to resume from belongs to another run.
+        TrainingError: the loss diverged, the run was interrupted, the state to resume from belongs to another run, or a
+            model is to be compiled whose canvas goes through a codec.
         OutputError: the output cannot be written.
     """
     start, path = perf_counter(), Path(output)
+    if execution.compile and config.transport is not None:
+        raise TrainingError(
+            "compile", expected="a canvas of floats", got=config.transport, do="leave --compile or --transport out"
+        )
     require_writable(path)
     accelerator = make_accelerator(schedule.precision, execution)
     model, data, preprocess = _prepare(config, schedule.seed)
@@ -142,8 +149,9 @@ def build_model(config: TrainConfig, backbone: Backbone, geometry: Geometry, dat
         DataError: a head that this backbone cannot have.
     """
     torch.manual_seed(seed)
-    pgn = _build_pgn(config, backbone.vit, geometry)
-    return PromptedViT(backbone.vit, pgn, make_head(config.head, backbone, data.spaces, seed), geometry)
+    pgn = build_pgn(config, backbone.vit, geometry)
+    head = make_head(config.head, backbone, data.spaces, seed)
+    return PromptedViT(backbone.vit, pgn, head, geometry, config.carrier)
 
 
 def train_cnn(
@@ -190,29 +198,6 @@ def _warm_start(
     net = make_generator(pgn.config.generator, len(data.labels), shape.resolution, shape.hidden)
     fit(net, data, preprocess, replace(schedule, epochs=schedule.warm_start), listeners, execution)
     pgn.generator.load_state_dict(net.features(), strict=False)
-
-
-def _build_pgn(config: TrainConfig, vit: FrozenViT, geometry: Geometry) -> PGN:
-    tokens = config.library_space == "token"
-    library = config.library
-    if library is None:
-        library = geometry.prompts if config.generator == "constant" else 256
-    side = MLP_SIDE if config.generator == "mlp" else geometry.content_hw[1]
-    # Prompt tokens start as large as the ViT's own positions: far smaller ones would be turned by a large angle in each
-    # step of the optimiser, since the pre-norm takes their length away.
-    std = config.library_std or (float(vit.position.std()) if tokens else 1.0)
-    shape = PgnConfig(
-        config.generator,
-        geometry.prompts,
-        library,
-        vit.width if tokens else 3 * geometry.patch**2,
-        config.resolution or side,
-        config.library_space,
-        config.mixing,
-        config.hidden,
-        config.rounded,
-    )
-    return PGN(shape, std, vit.spec.preprocess)
 
 
 class Remap:

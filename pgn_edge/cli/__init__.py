@@ -93,6 +93,7 @@ def _add_commands() -> None:
         import_checkpoint,
         inspect_file,
         predict,
+        probe,
         run,
         train,
         triton_repo,
@@ -100,7 +101,7 @@ def _add_commands() -> None:
 
     modules = (
         *(demo, train, import_checkpoint, export, compile, triton_repo),
-        *(compare, eval, analyze, predict, run, bench, inspect_file, doctor),
+        *(compare, eval, analyze, predict, run, bench, probe, inspect_file, doctor),
     )
     for module in modules:
         for command in module.COMMANDS:

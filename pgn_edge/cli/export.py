@@ -32,6 +32,12 @@ from pgn_edge.cli.tables import print_certificate, print_numerics, print_parity
     "--ridge", is_flag=True, help="For an ill-conditioned projection: smaller pixels, nearly the same tokens."
 )
 @click.option("--simplify", is_flag=True, help="Run onnxsim over the graph; refused if an output changes.")
+@click.option("--uint8", is_flag=True, help="A canvas of 8-bit RGB, which the ViT normalises; for a pixel library.")
+@click.option(
+    "--transport",
+    default="",
+    help="What an 8-bit canvas goes through: png, webp, webp:QUALITY or jpeg:QUALITY.  [default: no loss]",
+)
 @drift_option
 @weights_option
 @json_option
@@ -51,7 +57,8 @@ def export(checkpoint: Path, output: Path | None, fp16: bool, bf16: bool, as_jso
             {
                 "path": str(report.path),
                 "bytes": report.size_bytes,
-                "precision": report.precision,
+                "precision": report.facts.precision,
+                "facts": report.facts.to_json(),
                 "certificate": certificate,
                 "parity": parity,
                 "numerics": dict(report.numerics),
@@ -61,7 +68,8 @@ def export(checkpoint: Path, output: Path | None, fp16: bool, bf16: bool, as_jso
     print_certificate(certificate)
     print_parity(parity)
     print_numerics(report.numerics)
-    click.echo(f"{report.path}: {report.precision} task bundle, {report.size_bytes / 1e6:.2f} MB")
+    facts = report.facts
+    click.echo(f"{report.path}: {facts.precision} task bundle, {facts.canvas} canvas, {report.size_bytes / 1e6:.2f} MB")
 
 
 @click.command("export-vit")
@@ -71,6 +79,14 @@ def export(checkpoint: Path, output: Path | None, fp16: bool, bf16: bool, as_jso
 @fp16_option
 @bf16_option
 @click.option("--int8", is_flag=True, help="Quantise the linear layers to int8, for CPUs.")
+@click.option(
+    "--input",
+    "canvas",
+    type=click.Choice(["float32", "uint8"]),
+    default="float32",
+    show_default=True,
+    help="What it reads: normalised NCHW floats, or NHWC pixels, which it normalises itself.",
+)
 @click.option("--batch", type=click.IntRange(min=1), help="A fixed batch size.  [default: any]")
 @drift_option
 @click.option(
@@ -111,7 +127,8 @@ def export_vit(backbone: str, output: Path, fp16: bool, bf16: bool, int8: bool, 
     geometry = graph.facts.geometry
     height, width = geometry.canvas_hw
     click.echo(
-        f"{report.path}: {graph.facts.precision} ViT engine, {geometry.prompts} prompts, canvas {height} x {width}, "
+        f"{report.path}: {graph.facts.precision} ViT engine, {geometry.prompts} prompts, "
+        f"canvas {height} x {width} {graph.facts.canvas}, "
         f"{report.size_bytes / 1e6:.2f} MB, fingerprint {graph.facts.fingerprint[:12]}"
     )
 

@@ -27,7 +27,7 @@ GROUPS = {
     "Task": ("data", "root", "backbone", "weights", "head", "template", "recipe", "output", "resume"),
     "Prompts": (
         *("prompts", "library", "generator", "mixing", "hidden", "resolution", "layout", "library_space"),
-        *("library_std", "rounded"),
+        *("library_std", "rounded", "transport"),
     ),
     "Schedule": (
         *("epochs", "warm_start", "batch", "accumulate", "optimizer", "lr", "momentum", "warmup_epochs"),
@@ -84,7 +84,7 @@ _TASK = (
         is_eager=True,  # before the options whose defaults it changes
         expose_value=False,
         callback=_take_recipe,
-        help="paper, fast, edge-tiny, eight-bit-safe or a TOML file: defaults in the place of these here.",
+        help="paper, fast, edge-tiny, eight-bit-safe, hosted-api or a TOML file: defaults in the place of these here.",
     ),
 )
 _PROMPTS = (
@@ -131,6 +131,11 @@ _PROMPTS = (
         default=False,
         show_default=True,
         help="Round prompt pixels to 256 levels, here and on the device; for a pixel library.",
+    ),
+    click.option(
+        "--transport",
+        metavar="CODEC[:QUALITY]",
+        help="Send each canvas through png, webp:80, jpeg:75, … as on its way to a service; implies --rounded.",
     ),
 )
 _SCHEDULE = (
@@ -247,24 +252,28 @@ def train(output: Path, resume: bool, as_json: bool, **options: Any) -> None:
     if as_json:
         print_json(_document(report))
         return
-    history = report.history
+    history, transport = report.history, report.model.transport
+    behind, canvas = "", "--fp16"
+    if transport is not None:
+        behind, canvas = f" behind {transport}", f"--uint8 --transport {transport}"
     click.echo(
-        f"{report.path}: validation accuracy {history.validation[history.best_epoch]:.1%} after epoch "
+        f"{report.path}: validation accuracy {history.validation[history.best_epoch]:.1%}{behind} after epoch "
         f"{history.best_epoch + 1} of {len(history.loss)}, {report.seconds:.0f} s, {_speed(report):.0f} images/s; "
-        f"next: pgn-edge export {report.path} --fp16"
+        f"next: pgn-edge export {report.path} {canvas}"
     )
     if len(report.skipped):
         click.echo(f"{len(report.skipped)} images could not be read, the first: {report.skipped.first()}", err=True)
 
 
 def _document(report: TrainReport) -> dict[str, Any]:
-    history = report.history
+    history, transport = report.history, report.model.transport
     return {
         "path": str(report.path),
         "seconds": report.seconds,
         "images_per_s": _speed(report),
         "best_epoch": history.best_epoch + 1,
         "validation_accuracy": history.validation[history.best_epoch],
+        "transport": None if transport is None else str(transport),
         "loss": history.loss,
         "validation": history.validation,
         "waiting": history.waiting,

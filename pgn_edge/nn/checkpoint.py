@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from pgn_edge.errors import CheckpointError, PgnEdgeError
+from pgn_edge.errors import CheckpointError, DataError, PgnEdgeError
 from pgn_edge.files import write_bytes
 from pgn_edge.geometry import Geometry
 from pgn_edge.heads import Head
 from pgn_edge.nn.pgn import PGN, PgnConfig
 from pgn_edge.preprocess import Preprocess
+from pgn_edge.transport import Transport
 
 FORMAT = "pgn-edge checkpoint"
 SCHEMA = 1
@@ -50,6 +51,17 @@ class Checkpoint:
     head: Head
     golden_images: np.ndarray
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def transport(self) -> Transport | None:
+        """What its canvas went through in training; None for a canvas of floats.
+
+        Raises:
+            DataError: the provenance names none that there is.
+        """
+        config = self.provenance.get("config")
+        name = config.get("transport") if isinstance(config, Mapping) else None
+        return None if name is None else Transport.parse(str(name))
 
 
 def spread(count: int, most: int) -> np.ndarray:
@@ -147,6 +159,12 @@ def _check_parts(checkpoint: Checkpoint, source: str) -> None:
     for what, (expected, got) in pairs.items():
         if expected != got:
             raise _refuse(source, f"{what} {expected}", f"{got}")
+    try:
+        transport = checkpoint.transport
+    except DataError as exc:
+        raise _refuse(source, f"a transport, {exc.expected}", exc.got) from exc
+    if transport is not None and config.space != "pixel":
+        raise _refuse(source, f"a pixel library behind {transport}", f"a {config.space} library")
 
 
 def save_tensors(path: str | Path, data: Mapping[str, Any]) -> None:

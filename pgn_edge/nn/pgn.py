@@ -17,6 +17,8 @@ GeneratorName = Literal["resnet10", "resnet18", "mlp", "constant"]
 LibrarySpace = Literal["token", "pixel"]
 Mixing = Literal["softmax", "sigmoid"]
 
+EDGE = 1 / 32  # share of the legal range, at each end, in which no pixel begins: a sigmoid learns nothing where it ends
+
 
 @dataclass(frozen=True)
 class PgnConfig:
@@ -140,22 +142,34 @@ class PGN(nn.Module):
             sigmoid, and 1 spreads them over the middle of the range. Prompts without a library begin alike: as that
             many constant ones, which the image moves by about as much.
         preprocess: its normalisation says which values are legal RGB; only `pixel` needs it.
+        patches: what a library of pixels begins as (N, 3P²), normalised, brought to within legal RGB; None for random
+            ones.
 
     Source: Loedeman et al., BMVC 2024, section 3.2; the pixel space is this project's.
     """
 
-    def __init__(self, config: PgnConfig, library_std: float = 0.02, preprocess: Preprocess | None = None) -> None:
+    def __init__(
+        self,
+        config: PgnConfig,
+        library_std: float = 0.02,
+        preprocess: Preprocess | None = None,
+        patches: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
-        self.library: nn.Parameter | None = None
-        if config.library:
-            self.library = nn.Parameter(library_std * torch.randn(config.library, config.width))
         if config.space == "pixel":
             low, high = torch.zeros(config.width), torch.ones(config.width)
             if preprocess is not None:
                 low, high = (torch.from_numpy(side).repeat_interleave(config.width // 3) for side in preprocess.legal())
             self.register_buffer("low", low)
             self.register_buffer("high", high)
+        self.library: nn.Parameter | None = None
+        if config.library:
+            if patches is None:
+                first = library_std * torch.randn(config.library, config.width)
+            else:
+                first = self._before(patches)
+            self.library = nn.Parameter(first)
         self.levels = Levels() if config.rounded else None
         self.generator: Generator | None = None
         if config.generator != "constant":
@@ -219,6 +233,11 @@ class PGN(nn.Module):
         if self.config.space == "token":
             return values
         return torch.lerp(*self.legal(), values.sigmoid())
+
+    def _before(self, pixels: Tensor) -> Tensor:
+        """The numbers that `_within` makes pixels of; those outside legal RGB, or at its edge, are moved inside."""
+        low, high = self.legal()
+        return ((pixels - low) / (high - low)).clamp(EDGE, 1 - EDGE).logit()
 
 
 class Levels(nn.Module):

@@ -14,6 +14,7 @@ from pgn_edge.runtime.engines.fake import FakeEngine
 from pgn_edge.runtime.engines.onnx_runtime import OnnxRuntimeEngine
 from pgn_edge.runtime.engines.onnx_runtime_gpu import OrtGpuEngine
 from pgn_edge.runtime.engines.plan import Plan, read_plan
+from pgn_edge.runtime.engines.service import ServiceEngine
 from pgn_edge.runtime.engines.tensorrt import TensorRtEngine
 from pgn_edge.runtime.engines.tensorrt_rtx import TensorRtRtxEngine
 from pgn_edge.runtime.engines.triton import TritonEngine
@@ -27,6 +28,7 @@ __all__ = [
     "FakeEngine",
     "OnnxRuntimeEngine",
     "OrtGpuEngine",
+    "ServiceEngine",
     "TensorRtEngine",
     "TensorRtRtxEngine",
     "TensorSpec",
@@ -39,11 +41,12 @@ __all__ = [
 
 
 def open_engine(path: str | Path, options: EngineOptions | None = None) -> Engine:
-    """Open an engine by its file name, or by the address of a served model.
+    """Open an engine by its file name, by the address of a served model, or by the config of a service.
 
     Args:
-        path: an `.onnx` file, a `.plan` with its sidecar beside it, or `triton+http://host:port/model` and its like,
-            see `TritonAddress`; its secrets come from the environment, see `TritonOptions.from_environment`.
+        path: an `.onnx` file, a `.plan` with its sidecar beside it, the `.toml` of an embedding service, see
+            `read_service`, or `triton+http://host:port/model` and its like, see `TritonAddress`; its secrets come from
+            the environment, see `TritonOptions.from_environment`.
         options: provider, threads and GPU.
 
     Raises:
@@ -70,15 +73,15 @@ def open_engine(path: str | Path, options: EngineOptions | None = None) -> Engin
         return _on_tensorrt(read_plan(path, options.trusted), options, None)
     raise EngineError(
         str(path),
-        expected="an .onnx file, a .plan file or triton+http://host:port/model",
+        expected="an .onnx file, a .plan file, a service's .toml or triton+http://host:port/model",
         got=repr(suffix),
         do="export it: pgn-edge export-vit BACKBONE; and for a GPU: pgn-edge compile vit.onnx",
     )
 
 
 def is_served(path: str | Path) -> bool:
-    """Whether it is the address of a served model, and no file."""
-    return str(path).startswith(TRITON)
+    """Whether a server runs it: the address of a model, or the config of a service, and no engine file."""
+    return str(path).startswith(TRITON) or Path(path).suffix == ".toml"
 
 
 def open_pgn(bundle: Bundle, path: str | Path, vit: Engine, options: EngineOptions) -> Engine:
@@ -101,15 +104,15 @@ def open_pgn(bundle: Bundle, path: str | Path, vit: Engine, options: EngineOptio
     return OnnxRuntimeEngine(bundle.pgn_onnx, f"{path}: pgn.onnx", options.threads)
 
 
-def _served(url: str, options: EngineOptions) -> Engine:
+def _served(where: str, options: EngineOptions) -> Engine:
     if options.provider != "cpu":
         raise EngineError(
-            url,
+            where,
             expected="an .onnx file where a provider is chosen",
             got=f"a served model and --provider {options.provider}",
             do="leave the provider out: the server chooses where the ViT runs",
         )
-    return TritonEngine(url, TritonOptions.from_environment())
+    return TritonEngine(where, TritonOptions.from_environment()) if where.startswith(TRITON) else ServiceEngine(where)
 
 
 def _on_tensorrt(plan: Plan, options: EngineOptions, cuda: Cuda | None) -> TensorRtEngine:

@@ -27,6 +27,7 @@ PROVIDERS: dict[Provider, str] = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
+INSTALL = "install its libraries and the driver, see: pgn-edge doctor; or choose another provider"
 
 
 class OnnxRuntimeEngine:
@@ -117,7 +118,7 @@ def open_session(
     runtime = require_provider(providers[0][0], name)
     wanted = PROVIDERS[providers[0][0]]
     settings = runtime.SessionOptions()
-    settings.log_severity_level = 3
+    settings.log_severity_level = 4  # errors come as exceptions, and need not be printed too
     settings.intra_op_num_threads = threads
     # Threads spin within a run and stop with it: by default they would go on for milliseconds, and keep a core from
     # the stage that comes next.
@@ -132,9 +133,10 @@ def open_session(
         )
     except Exception as exc:
         # ONNX Runtime's exceptions share no base class but this one.
-        raise EngineError(
-            name, expected="an ONNX graph that ONNX Runtime loads", got=_reason(exc), do="export it again"
-        ) from exc
+        reason = _reason(exc)
+        # The provider of TensorRT raises where its libraries are missing; that of CUDA is left out, see below.
+        do = INSTALL if "Please install" in reason else "export it again"
+        raise EngineError(name, expected="an ONNX graph that ONNX Runtime loads", got=reason, do=do) from exc
     # Kept by the module to start again on other providers, which must not happen; it is the size of the graph.
     session._model_bytes = b""
     # A provider whose libraries or driver are missing is left out with no more than a line in the log.
@@ -144,7 +146,7 @@ def open_session(
             name,
             expected=f"a session on {wanted}",
             got=f"one on {session.get_providers()[0]}: the provider did not start",
-            do="install its libraries and the driver, see: pgn-edge doctor; or choose another provider",
+            do=INSTALL,
         )
     return session
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from time import sleep
 
 import numpy as np
 
 from pgn_edge.errors import EngineError
 from pgn_edge.runtime.engines.base import check_binding, check_feeds
-from pgn_edge.runtime.engines.triton_lane import Lanes, Pending
+from pgn_edge.runtime.engines.calls import Calls
+from pgn_edge.runtime.engines.lanes import Pending
 from pgn_edge.runtime.engines.triton_model import ServedModel
 from pgn_edge.runtime.engines.triton_options import TritonAddress, TritonOptions
 from pgn_edge.runtime.engines.triton_session import Feeds, Session
-from pgn_edge.runtime.engines.triton_wire import NoAnswerError
-from pgn_edge.runtime.retry import CircuitBreaker, Deadline
+from pgn_edge.runtime.retry import Deadline
 
 Outputs = dict[str, np.ndarray]
 
@@ -44,12 +43,10 @@ class TritonEngine:
         address = TritonAddress.parse(url)
         self._options.check_against(address)
         self.name = str(address)
-        self._lanes = Lanes(self.name, self._options.in_flight, partial(Session, address, self._options))
-        self._breaker = CircuitBreaker(self._options.breaker_failures, self._options.breaker_pause_s)
-        self._last = "no answer"
+        self._calls = Calls(self.name, self._options, partial(Session, address, self._options))
         deadline = Deadline(self._options.ready_s)
         try:
-            self._model, refused = self._lanes.start(partial(_open, deadline=deadline), deadline).result()
+            self._model, refused = self._calls.open(partial(_open, deadline=deadline), deadline)
         except BaseException:
             self.close()
             raise
@@ -97,60 +94,13 @@ class TritonEngine:
 
     def close(self) -> None:
         """See `Engine.close`."""
-        self._lanes.close()
+        self._calls.close()
 
     def _start(self, feeds: Feeds) -> Pending[Outputs]:
         check_feeds(self, feeds)
         if not len(next(iter(feeds.values()))):
             raise EngineError(self.name, expected="at least one frame", got="none", do="leave the call out")
-        deadline = Deadline(self._options.deadline_s)
-        wait_s = self._breaker.enter()
-        if wait_s:
-            raise EngineError(
-                self.name,
-                expected="a server that answers",
-                got=f"no answer to the last {self._options.breaker_failures} requests or more: {self._last}",
-                do=f"check the server; the next request is let through in {wait_s:.2g} s",
-            )
-        try:
-            return self._lanes.start(partial(self._answer, feeds=feeds, deadline=deadline), deadline)
-        except BaseException:
-            self._breaker.withdrawn()
-            raise
-
-    def _answer(self, session: Session, feeds: Feeds, deadline: Deadline) -> Outputs:
-        """All attempts of one request; on the thread of a lane."""
-        try:
-            answer = self._attempts(session, feeds, deadline)
-        except NoAnswerError as exc:
-            self._last = exc.got
-            self._breaker.failed()
-            raise
-        except BaseException:
-            self._breaker.succeeded()  # it answered, be it with a refusal
-            raise
-        self._breaker.succeeded()
-        return answer
-
-    def _attempts(self, session: Session, feeds: Feeds, deadline: Deadline) -> Outputs:
-        pauses = self._options.backoff.pauses()
-        attempts = 0
-        while True:
-            attempts += 1
-            timeout_s = min(self._options.attempt_s or deadline.left_s, deadline.left_s)
-            try:
-                return session.infer(self._model, feeds, self._shared, max(timeout_s, 1e-3))
-            except NoAnswerError as exc:
-                pause_s = next(pauses, None)
-                # An attempt that could only begin after the deadline is none.
-                if pause_s is None or pause_s >= deadline.left_s:
-                    raise NoAnswerError(
-                        self.name,
-                        expected=f"an answer within {self._options.deadline_s:g} s",
-                        got=f"{exc.got}, in {attempts} attempt{'s' * (attempts > 1)}",
-                        do=exc.do,
-                    ) from exc
-                sleep(pause_s)
+        return self._calls.start(lambda session, timeout_s: session.infer(self._model, feeds, self._shared, timeout_s))
 
 
 def _open(session: Session, deadline: Deadline) -> tuple[ServedModel, str]:

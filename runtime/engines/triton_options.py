@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from ipaddress import ip_address
-from math import isfinite
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
 from pgn_edge.errors import EngineError
-from pgn_edge.runtime.retry import Backoff
+from pgn_edge.runtime.engines.calls import CallOptions, check_pem, check_seconds, is_loopback, wrong_option
 
 PREFIX = "triton+"
 FORM = "triton+http://host:port/model, or https, grpc or grpcs, and /versions/N behind the model where one is meant"
@@ -78,62 +76,35 @@ class TritonAddress:
     @property
     def loopback(self) -> bool:
         """Whether the server is on this machine, and memory can be shared with it."""
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return is_loopback(self.host)
 
 
 @dataclass(frozen=True)
-class TritonOptions:
+class TritonOptions(CallOptions):
     """How requests to a served model are made.
 
     Args:
-        deadline_s: of one request with all its attempts, in seconds.
-        attempt_s: of one attempt; None for as long as the deadline.
-        backoff: between attempts.
-        in_flight: most requests at a time; one more is refused.
-        breaker_failures: requests in a row without an answer, after which all are refused at once.
-        breaker_pause_s: seconds until one may try again.
         ready_s: most seconds to wait until server and model are ready.
         shared_memory: whether tensors go through the memory of this machine, where the server is on it.
-        ca_file: certificates to trust, PEM; None for those of the system.
         cert_file: the client's certificate, PEM.
         key_file: the key of that.
-        token: bearer token; never printed.
 
     Raises:
         EngineError: a number out of its range, a file that is missing, or a certificate without its key.
     """
 
-    deadline_s: float = 1.0
-    attempt_s: float | None = None
-    backoff: Backoff = field(default_factory=Backoff)
-    in_flight: int = 4
-    breaker_failures: int = 5
-    breaker_pause_s: float = 2.0
     ready_s: float = 10.0
     shared_memory: bool = True
-    ca_file: Path | None = None
     cert_file: Path | None = None
     key_file: Path | None = None
-    token: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        seconds = {name: getattr(self, name) for name in ("deadline_s", "attempt_s", "breaker_pause_s", "ready_s")}
-        for name, value in seconds.items():
-            if value is not None and not (isfinite(value) and value > 0):
-                raise _wrong(name, "seconds, more than 0", f"{value}")
-        for name in ("in_flight", "breaker_failures"):
-            if getattr(self, name) < 1:
-                raise _wrong(name, "1 or more", f"{getattr(self, name)}")
+        super().__post_init__()
+        check_seconds("ready_s", self.ready_s)
         if (self.cert_file is None) != (self.key_file is None):
-            raise _wrong("client certificate", "a certificate with its key", "one of the two")
-        for path in (self.ca_file, self.cert_file, self.key_file):
-            if path is not None and not path.is_file():
-                raise _wrong(str(path), "a PEM file", "no such file")
-        if self.token is not None and not (self.token.isascii() and self.token.isprintable() and self.token.strip()):
-            raise _wrong("token", "printable ASCII", "something else")
+            raise wrong_option("client certificate", "a certificate with its key", "one of the two")
+        for path in (self.cert_file, self.key_file):
+            check_pem(path)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> TritonOptions:
@@ -152,7 +123,7 @@ class TritonOptions:
         try:
             deadline_s = float(named["DEADLINE_S"] or cls.deadline_s)
         except ValueError as exc:
-            raise _wrong("PGN_EDGE_TRITON_DEADLINE_S", "seconds", repr(named["DEADLINE_S"])) from exc
+            raise wrong_option("PGN_EDGE_TRITON_DEADLINE_S", "seconds", repr(named["DEADLINE_S"])) from exc
         return cls(deadline_s=deadline_s, ca_file=ca_file, cert_file=cert_file, key_file=key_file, token=named["TOKEN"])
 
     def check_against(self, address: TritonAddress) -> None:
@@ -170,7 +141,3 @@ class TritonOptions:
 
 def _no_address(subject: str, got: str) -> EngineError:
     return EngineError(subject, expected=FORM, got=got, do="write the address in this form")
-
-
-def _wrong(subject: str, expected: str, got: str) -> EngineError:
-    return EngineError(subject, expected=expected, got=got, do="choose another value")

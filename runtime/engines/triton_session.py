@@ -17,8 +17,8 @@ from pgn_edge.runtime.engines.base import TensorSpec
 from pgn_edge.runtime.engines.triton_memory import SharedRegion, new_name, offsets
 from pgn_edge.runtime.engines.triton_model import NAMES, ServedModel
 from pgn_edge.runtime.engines.triton_options import TritonAddress, TritonOptions
-from pgn_edge.runtime.engines.triton_wire import NoAnswerError, open_wire
-from pgn_edge.runtime.retry import Deadline
+from pgn_edge.runtime.engines.triton_wire import open_wire
+from pgn_edge.runtime.retry import Deadline, NoAnswerError
 
 Feeds = Mapping[str, np.ndarray]
 READY_PAUSE_S = 0.05

@@ -14,14 +14,11 @@ from typing import Any
 
 from pgn_edge.errors import EngineError, MissingExtraError
 from pgn_edge.runtime.engines.triton_options import TritonAddress, TritonOptions
+from pgn_edge.runtime.retry import NoAnswerError
 
 MOST_SAID = 300  # characters of a server's own reasons
 AGAIN = {"503", "StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED"}
 LIMIT = 2**31 - 1  # bytes of one gRPC message
-
-
-class NoAnswerError(EngineError):
-    """The server gave no answer to one attempt, so that another may be made."""
 
 
 class Wire:

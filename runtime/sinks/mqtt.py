@@ -15,9 +15,10 @@ from types import TracebackType
 from typing import Any, Literal
 
 from pgn_edge.errors import MissingExtraError, OutputError
+from pgn_edge.runtime.http_client import tls_context
 from pgn_edge.runtime.result import Result
 from pgn_edge.runtime.sinks.base import Counts, camera_of, record
-from pgn_edge.runtime.sinks.outbox import GRACE_S, Document, Outbox, tls_context
+from pgn_edge.runtime.sinks.outbox import GRACE_S, Document, Outbox
 from pgn_edge.runtime.sources import Frame
 
 WINDOW = 20  # messages under way at a time, as many as paho sends before it waits for an answer
@@ -118,7 +119,7 @@ class MqttSink:
         if options.user:
             client.username_pw_set(options.user, options.password or None)
         if options.tls:
-            client.tls_set_context(tls_context(options.ca_file))
+            client.tls_set_context(tls_context(options.ca_file, OutputError))
         client.on_connect, client.on_connect_fail = self._on_connect, self._on_connect_fail
         client.on_disconnect, client.on_publish = self._on_disconnect, self._on_publish
         return client

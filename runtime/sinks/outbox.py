@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ssl
 import threading
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
 
-from pgn_edge.errors import OutputError
 from pgn_edge.runtime.sinks.base import Counts, Tally
 
 Document = tuple[str, bytes]  # where to, what
@@ -132,20 +130,3 @@ class Outbox:
             self._over = True
             self._tally.add(lost=self._tally.counts.waiting)
             self._waiting.clear()
-
-
-def tls_context(ca_file: str) -> ssl.SSLContext:
-    """What checks the certificate of the other side, and its name.
-
-    Args:
-        ca_file: certificates that it must follow from, .pem; empty takes the system's.
-
-    Raises:
-        OutputError: the file cannot be read, or holds none.
-    """
-    try:
-        return ssl.create_default_context(cafile=ca_file or None)
-    except OSError as exc:  # what is in it counts too: an SSLError is an OSError
-        raise OutputError(
-            f"certificates {ca_file}", expected="a .pem file", got=exc.strerror or str(exc), do="check the file"
-        ) from exc

@@ -78,8 +78,8 @@ def _jpeg(image_bgr: np.ndarray) -> bytes:
     return bytes(data)
 
 
-def _canvas_png(canvas_chw: np.ndarray, facts: EngineFacts) -> bytes:
-    picture_bgr, geometry = canvas_picture(canvas_chw, facts), facts.geometry
+def _canvas_png(canvas: np.ndarray, facts: EngineFacts) -> bytes:
+    picture_bgr, geometry = canvas_picture(canvas, facts), facts.geometry
     zoom = max(CANVAS_SIDE // max(geometry.canvas_hw), 1)
     picture_bgr = np.ascontiguousarray(picture_bgr.repeat(zoom, axis=0).repeat(zoom, axis=1))
     for slot in range(geometry.prompts):

@@ -153,7 +153,7 @@ class State:
             return camera.frames, camera.frame.image_bgr
 
     def canvas(self, name: str, task: str) -> tuple[int, np.ndarray] | None:
-        """The newest canvas of a camera and task, (3, H_c, W_c) float32, and its number; None where there is none."""
+        """The newest canvas of a camera and task, see `Result`, and its number; None where there is none."""
         with self._lock:
             camera = self._cameras.get(name)
             result = None if camera is None else camera.answers.get(task)

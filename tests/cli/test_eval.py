@@ -54,6 +54,55 @@ def test_train_eval_export_eval(call, class_folder: Path, tiny_pair, use_tiny_ba
     assert deployed["class_accuracy"] == torch["class_accuracy"]
 
 
+@pytest.fixture
+def hosted(call, class_folder: Path, use_tiny_backbone, tmp_path: Path) -> Path:
+    """A checkpoint that was trained for canvases as PNG."""
+    quick = ("--epochs", 1, "--warm-start", 0, "--batch", 4, "--resolution", 32, "-o", tmp_path / "hosted.pt")
+    done = call("train", "--data", class_folder, *quick, "--recipe", "hosted-api")
+    assert done.exit_code == 0, done.output
+    return tmp_path / "hosted.pt"
+
+
+def test_eight_bits_in_torch_and_deployed_agree(call, hosted: Path, class_folder: Path, tmp_path: Path):
+    bundle, engine = hosted.with_suffix(".pgn"), tmp_path / "vit.onnx"
+    for command in (
+        ("export", hosted, "--uint8", "--transport", "png"),
+        ("export-vit", "builtin", "--layout", "inset", "--input", "uint8", "-o", engine),
+    ):
+        done = call(*command)
+        assert done.exit_code == 0, done.output
+    data = ("--data", class_folder, "--split", "train", "--json", "-")
+    torch, deployed = json.loads(call("eval", hosted, bundle, *data, "--vit", engine).stdout)["subjects"]
+    assert re.fullmatch(r"torch on \w+, png", torch["where"])
+    assert deployed["flips"]["count"] == 0
+    assert deployed["flips"]["max_abs_score"] <= 1e-3
+
+
+def test_a_checkpoint_is_judged_behind_the_transport_that_is_asked_for(call, hosted: Path, class_folder: Path):
+    found = {}
+    for name in (None, "none", "png", "jpeg:20"):
+        options = () if name is None else ("--transport", name)
+        done = call("eval", hosted, "--data", class_folder, "--split", "train", *options, "--json", "-")
+        document = json.loads(done.stdout)
+        assert document["transport"] == name
+        (found[name],) = document["subjects"]
+    assert {name: each["where"].partition(", ")[2] for name, each in found.items()} == {
+        **{None: "png", "none": "", "png": "png", "jpeg:20": "jpeg:20"}
+    }
+    likelihood = {name: each["negative_log_likelihood"] for name, each in found.items()}
+    assert likelihood[None] == likelihood["png"] == pytest.approx(likelihood["none"], abs=1e-4)
+    assert abs(likelihood["jpeg:20"] - likelihood["png"]) > 1e-3
+
+
+def test_transports_that_no_subject_takes(
+    refusal, tiny_pair, tiny_checkpoint: Path, class_folder: Path, use_tiny_backbone
+):
+    data = ("--data", class_folder, "--transport", "jpeg:75")
+    assert "--library-space pixel" in refusal("eval", tiny_checkpoint, *data)
+    assert "leave --transport out" in refusal("eval", tiny_pair.task, "--vit", tiny_pair.vit, *data)
+    assert "jpeg:QUALITY" in refusal("eval", tiny_checkpoint, "--data", class_folder, "--transport", "jpeg")
+
+
 def test_what_is_printed(call, tiny_pair, tiny_checkpoint: Path, class_folder: Path, use_tiny_backbone, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
     options = ("--data", class_folder, "--vit", tiny_pair.vit, "--split", "train", "--per-class")

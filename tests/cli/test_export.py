@@ -7,12 +7,17 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
 
 from pgn_edge.bundle import read_bundle
 from pgn_edge.contract import EngineFacts
+from pgn_edge.errors import PairingError
+from pgn_edge.runtime import Runtime
+from pgn_edge.runtime.engines import OnnxRuntimeEngine
+from pgn_edge.transport import Transport
 
 
 def test_export_makes_a_bundle_beside_the_checkpoint(call, tiny_checkpoint: Path, use_tiny_backbone, tmp_path: Path):
@@ -89,6 +94,32 @@ def test_export_with_every_option(call, tiny_checkpoint: Path, use_tiny_backbone
     assert [rung["passed"] for rung in document["parity"]] == [True, True, True]
 
 
+def test_a_stock_engine_that_takes_pixels(call, use_tiny_backbone, tmp_path: Path):
+    done = call("export-vit", "builtin", "--input", "uint8", "--prompts", 0, "-o", tmp_path / "vit.onnx")
+    assert done.exit_code == 0, done.output
+    assert "canvas 64 x 64 uint8" in done.stdout
+
+
+def test_behind_a_lossy_transport_the_golden_pair_is_what_came_out(call, pixel_pair, use_tiny_backbone, tmp_path: Path):
+    path = tmp_path / "task.pgn"
+    done = call("export", pixel_pair.checkpoint, "--uint8", "--transport", "jpeg:30", "-o", path, "--json")
+    assert done.exit_code == 0, done.output
+    document, bundle = json.loads(done.stdout), read_bundle(path)
+    assert document["facts"] == bundle.facts.to_json()
+    assert (bundle.facts.canvas, bundle.facts.transport) == ("uint8", "jpeg:30")
+    assert document["certificate"]["proof"].startswith("fp32: levels clamped to 0..255")
+    assert document["parity"][0]["rung"] == "torch, prompts of 8 bits"
+    engine = OnnxRuntimeEngine(pixel_pair.vit, "vit", threads=1)
+    canvas = np.concatenate([bundle.golden.images, bundle.golden.prompt_rows], axis=1)
+    carried = np.stack([Transport.parse("jpeg:30").carry(image) for image in canvas])
+    seen, unseen = (engine.infer({"canvas": array})["embedding"] for array in (carried, canvas))
+    size = np.abs(seen).max()
+    np.testing.assert_allclose(bundle.golden.embedding, seen, rtol=0, atol=1e-4 * size)
+    assert np.abs(unseen - seen).max() > 1e-2 * size, "the transport changes nothing here"
+    with pytest.raises(PairingError, match=r"transport: expected jpeg:30 .*got lossless"):
+        Runtime(pixel_pair.vit, {"a": path})
+
+
 # Refusals.
 
 
@@ -150,6 +181,12 @@ def test_a_checkpoint_of_another_vit(refusal, tiny_checkpoint: Path, tmp_path: P
     assert "fingerprint" in refusal("export", tiny_checkpoint, "-o", tmp_path / "task.pgn")
 
 
+def test_a_transport_without_bytes(refusal, pixel_pair, tmp_path: Path):
+    output = ("-o", tmp_path / "task.pgn")
+    assert "--uint8 too" in refusal("export", pixel_pair.checkpoint, "--transport", "jpeg:75", *output)
+    assert "jpeg:QUALITY" in refusal("export", pixel_pair.checkpoint, "--uint8", "--transport", "gif", *output)
+
+
 def test_a_bundle_that_cannot_be_written(refusal, tiny_checkpoint: Path, use_tiny_backbone, tmp_path: Path):
     output = tmp_path / "missing" / "task.pgn"
     assert refusal("export", tiny_checkpoint, "-o", output).startswith(f"pgn-edge: {output}: ")
@@ -184,6 +221,7 @@ def test_export_vit_refuses(refusal, tmp_path: Path, arguments: tuple[str, ...],
         pytest.param(("export-vit", "builtin", "--prompts", "-1"), id="negative prompts"),
         pytest.param(("export-vit", "builtin", "--prompts", "many"), id="prompts in words"),
         pytest.param(("export-vit", "builtin", "--batch", "0"), id="a batch of none"),
+        pytest.param(("export-vit", "builtin", "--input", "int8"), id="an input of another type"),
     ],
 )
 def test_wrong_usage_is_status_2(call, arguments: tuple[str, ...]):

@@ -55,6 +55,15 @@ SHOWN = {
 }
 
 
+def test_the_type_of_a_canvas_is_shown(call, pixel_pair):
+    for path in (pixel_pair.vit, pixel_pair.task):
+        shown = " ".join(call("inspect", path).stdout.split())
+        assert "uint8 (batch, 80, 64, 3)" in shown
+        facts = json.loads(call("inspect", path, "--json").stdout)["facts"]
+        assert (facts["canvas"], facts["transport"]) == ("uint8", "lossless")
+        assert "transport" in shown
+
+
 @pytest.mark.parametrize("kind", SHOWN)
 def test_text_is_whole_at_80_columns(call, files: dict[str, Path], kind: str):
     done = call("inspect", files[kind])

@@ -71,6 +71,21 @@ def test_a_pixel_library_trains_and_exports(call, class_folder: Path, use_tiny_b
     assert (certificate["library_space"], certificate["proven_legal"]) == ("pixel", True)
 
 
+def test_a_transport_is_said_and_names_the_export_that_fits(
+    call, class_folder: Path, use_tiny_backbone, tmp_path: Path
+):
+    output = tmp_path / "ckpt.pt"
+    hosted = ("--recipe", "hosted-api", "--transport", "jpeg:75")
+    command = ("train", "--data", class_folder, *QUICK, *hosted, "-o", output)
+    said = call(*command).stdout
+    assert " behind jpeg:75 after epoch " in said
+    assert said.endswith(f"next: pgn-edge export {output} --uint8 --transport jpeg:75\n")
+    checkpoint = load_checkpoint(output)
+    assert str(checkpoint.transport) == "jpeg:75"
+    assert (checkpoint.pgn.config.space, checkpoint.geometry.layout) == ("pixel", "inset")
+    assert json.loads(call(*command, "--json").stdout)["transport"] == "jpeg:75"
+
+
 def test_resume_after_the_end_trains_nothing_and_answers_the_same(
     call, class_folder: Path, use_tiny_backbone, tmp_path: Path
 ):
@@ -88,6 +103,11 @@ def test_resume_after_the_end_trains_nothing_and_answers_the_same(
 def test_a_folder_without_classes(refusal, tmp_path: Path):
     (tmp_path / "empty").mkdir()
     assert "at least two class folders" in refusal("train", "--data", tmp_path / "empty", "-o", tmp_path / "ckpt.pt")
+
+
+def test_a_transport_of_tokens(refusal, class_folder: Path, tmp_path: Path):
+    line = refusal("train", "--data", class_folder, "--transport", "png", "-o", tmp_path / "ckpt.pt")
+    assert "--library-space pixel" in line
 
 
 def test_images_of_which_none_decodes(refusal, tmp_path: Path):

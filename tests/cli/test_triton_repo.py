@@ -54,6 +54,16 @@ def test_an_onnx_becomes_a_model(call, tiny_pair, tmp_path: Path):
             assert f'key: "{key}" value {{ string_value: {json.dumps(value)} }}' in config
 
 
+def test_a_canvas_of_bytes(call, pixel_pair, tmp_path: Path):
+    assert call("triton-repo", pixel_pair.vit, "-o", tmp_path / "models", "--warm-up").exit_code == 0
+    config = (tmp_path / "models/vit/config.pbtxt").read_text()
+    assert 'input [ { name: "canvas" data_type: TYPE_UINT8 dims: [ 80, 64, 3 ] } ]' in config.splitlines()
+    assert "data_type: TYPE_UINT8 dims: [ 80, 64, 3 ] zero_data" in config
+    plan = a_plan(tmp_path, pixel_pair.vit, batch=(4, 4, 4))
+    assert call("triton-repo", plan, "-o", tmp_path / "plans").exit_code == 0
+    assert "data_type: TYPE_UINT8 dims: [ 4, 80, 64, 3 ]" in (tmp_path / "plans/vit/config.pbtxt").read_text()
+
+
 def test_json_is_one_document(call, tiny_pair, tmp_path: Path):
     done = call(
         *("triton-repo", tiny_pair.vit, "-o", tmp_path, "--name", "clip-b32", "--max-batch", 1, "--warm-up", "--json")

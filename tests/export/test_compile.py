@@ -33,7 +33,12 @@ def _compiler() -> None:
 
 @pytest.fixture(scope="module")
 def sources(
-    tiny_pair, tiny_vit_fp16: Path, tiny_backbone, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+    tiny_pair,
+    pixel_pair,
+    tiny_vit_fp16: Path,
+    tiny_backbone,
+    tiny_checkpoint: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("sources")
     more = {name: folder / f"{name}.onnx" for name in ("vit bf16", "vit int8", "vit batch 3")}
@@ -50,6 +55,8 @@ def sources(
         "vit fp16": tiny_vit_fp16,
         "pgn fp32": tiny_pair.task,
         "pgn fp16": tiny_pair.task_fp16,
+        "vit uint8": pixel_pair.vit,
+        "pgn uint8": pixel_pair.task,
     }
 
 
@@ -76,7 +83,10 @@ def source_facts(path: Path) -> tuple[EngineFacts, bytes]:
     return EngineFacts.from_metadata(metadata, "here"), path.read_bytes()
 
 
-@pytest.mark.parametrize("name", ["vit fp32", "vit fp16", "vit bf16", "pgn fp32", "pgn fp16", "pgn bf16"])
+KINDS = ("fp32", "fp16", "bf16", "uint8")
+
+
+@pytest.mark.parametrize("name", [f"{role} {kind}" for role in ("vit", "pgn") for kind in KINDS])
 def test_a_plan_and_its_sidecar(sources: dict[str, Path], tmp_path: Path, name: str):
     import tensorrt_rtx
 

@@ -13,7 +13,7 @@ import torch
 import pgn_edge.export.frozen as frozen_module
 from pgn_edge.contract import EngineFacts
 from pgn_edge.errors import CheckpointError, GeometryError, OutputError, ParityError
-from pgn_edge.export.frozen import VitOptions, export_vit, vit_graph
+from pgn_edge.export.frozen import VitOptions, export_vit, vit_graph, vit_graphs
 from pgn_edge.export.parity import run_onnx
 from pgn_edge.export.precision import to_half
 from pgn_edge.nn.vit import Backbone, CanvasViT
@@ -112,6 +112,36 @@ def test_what_stands_in_spare_slots_changes_no_bit(tiny_backbone: Backbone):
     used = canvas.copy()
     used[:, :, -8:, -4 * 8 : -3 * 8] += 1
     assert (run_onnx(built.model, used) != run_onnx(built.model, canvas)).any()
+
+
+def test_pixels_give_what_their_normalised_values_give(tiny_pair, tiny_vit_fp16: Path, tiny_backbone: Backbone):
+    vit = tiny_backbone.vit
+    precisions = ("fp32", "fp16", "bf16", "int8")
+    built = {graph.facts.precision: graph for graph in vit_graphs(vit, 16, "append", precisions, "uint8")}
+    canvas = np.random.default_rng(5).integers(0, 256, (3, 80, 64, 3), np.uint8)
+    for precision, twin in (("fp32", tiny_pair.vit), ("fp16", tiny_vit_fp16)):
+        expected = run_onnx(onnx.load(twin), vit.spec.preprocess.normalise(canvas))
+        found = run_onnx(built[precision].model, canvas)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+    for precision, graph in built.items():
+        assert (graph.facts.precision, graph.facts.canvas) == (precision, "uint8")
+        assert all(rung.passed for rung in graph.parity)
+        # TensorRT has no arithmetic in uint8: the canvas is cast before anything else reads it.
+        assert [node.op_type for node in graph.model.graph.node if "canvas" in node.input] == ["Cast"]
+        (given,) = graph.model.graph.input
+        assert given.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+        assert [dim.dim_value for dim in given.type.tensor_type.shape.dim][1:] == [80, 64, 3]
+
+
+def test_a_wrong_normalisation_inside_is_refused(
+    pixel_pair, use_tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    model = onnx.load(pixel_pair.vit)
+    (shift,) = (tensor for tensor in model.graph.initializer if tensor.name == "shift")
+    shift.CopyFrom(onnx.numpy_helper.from_array(1.1 * onnx.numpy_helper.to_array(shift), "shift"))
+    monkeypatch.setattr(frozen_module, "to_onnx", lambda *arguments: model)
+    with pytest.raises(ParityError, match="'onnxruntime fp32'"):
+        export_vit("builtin", tmp_path / "vit.onnx", VitOptions(canvas="uint8"))
 
 
 @pytest.mark.parametrize("layout", ["append", "inset"])

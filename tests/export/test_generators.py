@@ -16,13 +16,14 @@ from pgn_edge.agreement import FP32_MAX_ABS, compare
 from pgn_edge.bundle import read_bundle
 from pgn_edge.errors import InversionError
 from pgn_edge.export.certificate import certify
-from pgn_edge.export.deployed import DeployedPGN, slot_patches
+from pgn_edge.export.deployed import DeployedPGN
 from pgn_edge.export.inversion import Projection
 from pgn_edge.export.task import ExportOptions, _invert, export_task
 from pgn_edge.export.ties import TIE_LEVELS, settled
 from pgn_edge.geometry import Geometry, Layout
 from pgn_edge.heads import Head
 from pgn_edge.mixtures import COEFFICIENTS
+from pgn_edge.nn.canvas import slot_patches
 from pgn_edge.nn.checkpoint import Checkpoint, save_checkpoint
 from pgn_edge.nn.pgn import PGN, PgnConfig
 from pgn_edge.nn.prompted import embed
@@ -160,7 +161,7 @@ def test_the_engine_passes_the_ladder(use_tiny_backbone: Backbone, kind: Kind, p
     assert kinds.count("Round") == kind.rounded
     if kind.rounded and precision == "fp16" and kind.generator != "constant":
         assert_float32_before_the_rounding(model, kind.library > 0)
-        assert "8-bit levels" in {entry["reason"] for entry in report.numerics["kept_float32"]}
+        assert "levels of pixels" in {entry["reason"] for entry in report.numerics["kept_float32"]}
     assert "Resize" not in kinds
     assert "Shape" not in kinds or kind.generator == "constant"  # whose batch no tensor of its own has
 

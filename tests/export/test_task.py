@@ -15,15 +15,19 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+import pgn_edge.agreement
 import pgn_edge.export.pgn_graph as graph_module
 import pgn_edge.export.task as task_module
 import pgn_edge.nn.backbones
+from pgn_edge.agreement import FP32_MAX_ABS
 from pgn_edge.bundle import read_bundle
 from pgn_edge.contract import EngineFacts
-from pgn_edge.errors import CheckpointError, ExportError, InversionError, OutputError, ParityError
+from pgn_edge.errors import CheckpointError, DataError, ExportError, InversionError, OutputError, ParityError
+from pgn_edge.export.legality import PROOF
 from pgn_edge.export.parity import run_all
 from pgn_edge.export.precision import to_half
-from pgn_edge.export.task import DISTANCE_FRAMES, GOLDEN_FRAMES, ExportOptions, export_task
+from pgn_edge.export.task import ExportOptions, export_task
+from pgn_edge.export.task_ladder import DISTANCE_FRAMES, EIGHT_BITS, GOLDEN_FRAMES
 from pgn_edge.nn.builtin import PREPROCESS, CharacterNet
 from pgn_edge.nn.checkpoint import load_checkpoint, save_checkpoint
 from pgn_edge.nn.pgn import PGN, PgnConfig
@@ -335,3 +339,76 @@ def test_a_pgn_has_no_int8_form(saboteur: Saboteur, tiny_checkpoint: Path, tmp_p
     with pytest.raises(ExportError, match="export-vit --int8"):
         export_task(tiny_checkpoint, tmp_path / "task.pgn", ExportOptions(precision="int8"))
     assert not list(tmp_path.iterdir())
+
+
+# Canvases of 8 bits.
+
+
+def rounded(checkpoint_path: Path, folder: Path, **config: Any) -> Path:
+    """The checkpoint with another PGN of pixels."""
+    checkpoint = load_checkpoint(checkpoint_path)
+    torch.manual_seed(3)
+    shape = dataclasses.replace(PgnConfig("mlp", 16, 8, 192, 10, "pixel"), **config)
+    return change(folder, checkpoint_path, pgn=PGN(shape, 1.0, checkpoint.preprocess).eval())
+
+
+def test_bytes_of_a_library_that_was_not_trained_for_them_are_held_to_the_limits_of_fp16(pixel_pair):
+    bundle = read_bundle(pixel_pair.task)
+    assert (bundle.facts.canvas, bundle.facts.transport) == ("uint8", "lossless")
+    assert [rung["rung"] for rung in bundle.parity] == [EIGHT_BITS, "torch canvas", "onnxruntime fp32"]
+    loss, *exact = bundle.parity
+    assert (loss["frames"], loss["top1_flips"]) == (24, 0)
+    assert max(rung["max_abs"] for rung in exact) < 1e-6, "nothing is lost but in the rounding"
+    assert loss["max_abs"] > FP32_MAX_ABS
+    assert bundle.certificate["rounded"]
+    assert bundle.certificate["proven_legal"]
+    assert bundle.certificate["proof"] == f"fp32: {PROOF}"
+    golden = bundle.golden
+    assert (golden.prompt_rows.dtype, golden.prompt_rows.shape) == (np.uint8, (4, 16, 64, 3))
+    found = run_all(onnx.load_model_from_string(bundle.pgn_onnx), golden.images)[0]
+    np.testing.assert_array_equal(found, np.concatenate([golden.images, golden.prompt_rows], axis=1))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_bytes_of_a_library_that_was_trained_for_them(
+    tiny_checkpoint: Path, use_tiny_backbone: Backbone, tmp_path: Path, precision: str
+):
+    source = rounded(tiny_checkpoint, tmp_path, rounded=True)
+    options = ExportOptions(precision=precision, uint8=True, simplify=precision == "fp16")
+    report = export_task(source, tmp_path / "task.pgn", options)
+    assert [rung.name for rung in report.parity] == ["torch canvas", "onnxruntime fp32", f"onnxruntime {precision}"]
+    assert all(rung.passed for rung in report.parity)
+    assert report.certificate.proof == f"fp32 and {precision}: {PROOF}"
+    model = onnx.load_model_from_string(read_bundle(tmp_path / "task.pgn").pgn_onnx)
+    assert {tensor.data_type for tensor in model.graph.initializer} & {10, 16}, "nothing runs in 16 bits"
+
+
+def test_a_rounding_that_costs_too_much_is_refused(
+    pixel_pair, use_tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr(pgn_edge.agreement, "FP16_COSINE", 1.0)  # no rounding at all is that good
+    with pytest.raises(ParityError, match=f"'{EIGHT_BITS}'.*train with --rounded, or export without --uint8"):
+        export_task(pixel_pair.checkpoint, tmp_path / "task.pgn", ExportOptions(uint8=True))
+    assert not list(tmp_path.iterdir())
+
+
+def test_tokens_do_not_fit_into_bytes(tiny_checkpoint: Path, use_tiny_backbone: Backbone, tmp_path: Path):
+    with pytest.raises(InversionError, match=r"--uint8: .*got a token library.*train with --library-space pixel"):
+        export_task(tiny_checkpoint, tmp_path / "task.pgn", ExportOptions(uint8=True))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_normalisation_that_is_not_the_vits_is_refused(pixel_pair, use_tiny_backbone: Backbone, tmp_path: Path):
+    preprocess = dataclasses.replace(load_checkpoint(pixel_pair.checkpoint).preprocess, mean=(0.4, 0.5, 0.5))
+    path = change(tmp_path, pixel_pair.checkpoint, preprocess=preprocess)
+    with pytest.raises(ExportError, match=r"the ViT's own mean .*got mean \(0\.4.*without --uint8"):
+        export_task(path, tmp_path / "task.pgn", ExportOptions(uint8=True))
+
+
+def test_a_transport_is_for_bytes():
+    with pytest.raises(ExportError, match=r"--transport: .*export with --uint8 too"):
+        ExportOptions(transport="jpeg:75")
+    with pytest.raises(DataError, match="jpeg:QUALITY"):
+        ExportOptions(uint8=True, transport="jpeg")
+    for transport in ("png", "webp"):
+        assert ExportOptions(uint8=True, transport=transport).codec().loss == "lossless"

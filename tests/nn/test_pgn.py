@@ -10,7 +10,7 @@ import torch
 
 from pgn_edge.errors import CheckpointError
 from pgn_edge.nn.generator import ResidualBlock
-from pgn_edge.nn.pgn import PGN, Levels, PgnConfig
+from pgn_edge.nn.pgn import EDGE, PGN, Levels, PgnConfig
 from pgn_edge.nn.prompted import embed
 from pgn_edge.preprocess import Preprocess
 
@@ -227,6 +227,18 @@ def test_pixel_prompts_are_what_the_vit_makes_of_the_pixels(tiny_backbone):
             tokens = torch.stack([vit.patch_embed(patch).flatten(1) for patch in patches.unbind(1)], dim=1)
             expected = vit(content, tokens + vit.slot_position(geometry))
             torch.testing.assert_close(embed(vit, pgn, geometry, content), expected, rtol=0, atol=1e-5)
+
+
+def test_a_library_begins_as_the_patches_that_are_given():
+    low, high = pixel_pgn().legal()
+    share = torch.linspace(-0.5, 1.5, 6 * 192).view(6, 192)
+    pgn = PGN(PgnConfig("resnet10", 16, 6, 192, 16, "pixel"), 1.0, PREPROCESS, low + share * (high - low))
+    found = (pgn.entries() - low) / (high - low)
+    inside = (share > EDGE) & (share < 1 - EDGE)
+    torch.testing.assert_close(found[inside], share[inside], rtol=0, atol=1e-5)
+    torch.testing.assert_close(found, share.clamp(EDGE, 1 - EDGE), rtol=0, atol=1e-5)
+    pgn.entries().sum().backward()
+    assert (pgn.library.grad / (high - low)).min() > EDGE / 2, "pixels that cannot move any more"
 
 
 def test_the_pixel_range_is_part_of_the_state():

@@ -9,12 +9,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from ctypes import CDLL, c_size_t
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 import pgn_edge.runtime.cuda.driver
 from pgn_edge.runtime.cuda import Cuda
+
+if TYPE_CHECKING:
+    from tests.runtime.embedding_server import EmbeddingServer
 
 SOURCE = Path(__file__).with_name("cuda_stand_in.c")
 Tree = Callable[[Path, Mapping[str, str | bytes]], Path]
@@ -110,3 +114,22 @@ def tree() -> Tree:
         return root
 
     return write
+
+
+@pytest.fixture(scope="session")
+def tower(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny CLIP: `tower.json` and `tower.pt`, known to open_clip as `tower`."""
+    from tests.runtime.embedding_server import write_tower
+
+    folder = tmp_path_factory.mktemp("tower")
+    write_tower(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tower_server(tower: Path) -> Iterator[EmbeddingServer]:
+    """It, behind HTTP."""
+    from tests.runtime.embedding_server import EmbeddingServer
+
+    with EmbeddingServer("--config", tower / "tower.json", "--weights", tower / "tower.pt") as running:
+        yield running

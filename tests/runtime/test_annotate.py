@@ -97,6 +97,17 @@ def test_canvas_picture_undoes_the_normalisation_exactly() -> None:
     assert picture.flags.c_contiguous
 
 
+def test_a_canvas_of_bytes_is_shown_as_it_is() -> None:
+    canvas_rgb = np.random.default_rng(0).integers(0, 256, (80, 64, 3), dtype=np.uint8)
+    picture = canvas_picture(canvas_rgb, FACTS)
+    np.testing.assert_array_equal(picture, canvas_rgb[:, :, ::-1])
+    assert picture.flags.c_contiguous
+    result = replace(result_for(FACTS), canvas=canvas_rgb)
+    floats = replace(result, canvas=PREPROCESS.normalise(canvas_rgb[None])[0])
+    frame_bgr = np.zeros((64, 64, 3), np.uint8)
+    np.testing.assert_array_equal(annotate(frame_bgr, result, FACTS), annotate(frame_bgr, floats, FACTS))
+
+
 def test_canvas_picture_clips_what_is_no_legal_colour() -> None:
     canvas = np.zeros((3, 80, 64), np.float32)
     canvas[0, 0, 0], canvas[1, 0, 0] = 1e6, -1e6

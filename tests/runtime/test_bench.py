@@ -149,6 +149,12 @@ def test_chain_and_stock(vit: Path, task: Path, stock: Path) -> None:
         assert all(now > then for then, now in pairwise((0.0, *starts))), series
 
 
+def test_a_canvas_of_bytes(pixel_pair) -> None:
+    report = run_bench(pixel_pair.vit, task=pixel_pair.task, options=FAST)
+    assert tuple(report.samples_ms) == ("vit", *CHAIN)
+    assert report.frame_bytes["into the ViT"] == 3 * 80 * 64
+
+
 def test_foreign_onnx_is_filled_by_its_specs(tmp_path: Path) -> None:
     tensors = {
         "image": (TensorProto.UINT8, ["n", 4]),

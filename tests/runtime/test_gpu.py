@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from pgn_edge.backends import known_architectures, load_backend
-from pgn_edge.errors import PgnEdgeError
+from pgn_edge.errors import EngineError, PgnEdgeError
 from pgn_edge.export.compile import CompileOptions, compile_plan
 from pgn_edge.gpu import local_architectures
 from pgn_edge.runtime import Result, Runtime
-from pgn_edge.runtime.engines.onnx_runtime import require_provider
+from pgn_edge.runtime.engines.onnx_runtime import INSTALL, require_provider
 
 HERE = local_architectures()
 
@@ -67,5 +67,11 @@ def test_providers(tiny_pair, provider: Any):
         require_provider(provider, "test")
     except PgnEdgeError as exc:
         pytest.skip(str(exc))
-    with Runtime(tiny_pair.vit, {"task": tiny_pair.task}, provider=provider) as runtime:
+    try:
+        runtime = Runtime(tiny_pair.vit, {"task": tiny_pair.task}, provider=provider)
+    except EngineError as exc:
+        if exc.do != INSTALL:
+            raise
+        pytest.skip(str(exc))
+    with runtime:
         check(runtime, tiny_pair, tiny_pair.task)

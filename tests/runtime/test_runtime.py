@@ -389,6 +389,26 @@ def test_a_golden_class_that_the_device_does_not_reproduce(tiny_pair, bundle: Bu
     assert "golden class" in refused(tiny_pair, forged(tmp_path, bundle, golden=golden))
 
 
+@pytest.mark.parametrize("kind", ["linear", "text"])
+def test_an_embedding_of_length_1_is_another_one_to_a_linear_head(tiny_pair, bundle: Bundle, tmp_path: Path, kind: str):
+    weight, labels = np.eye(*bundle.head.weight.shape, dtype=np.float32), bundle.head.labels
+    head = (
+        Head.linear(weight, np.zeros(len(weight), np.float32), labels)
+        if kind == "linear"
+        else Head.text(weight, labels, 1.0)
+    )
+    top1 = head.logits(bundle.golden.embedding).argmax(axis=1)
+    task = forged(tmp_path, bundle, head=head, golden=dataclasses.replace(bundle.golden, top1=top1))
+    Runtime(tiny_pair.vit, {"a": task}).close()
+    vit = FlakyViT(tiny_pair.vit)
+    vit.spoil = lambda array: array / np.linalg.norm(array, axis=1, keepdims=True)
+    if kind == "text":
+        Runtime(vit, {"a": task}).close()
+        return
+    with pytest.raises(PairingError, match=r"golden length of the embedding: expected .* 5%, got 0\.\d+ times it"):
+        Runtime(vit, {"a": task})
+
+
 def test_a_vit_that_drifts_on_this_device(tiny_pair):
     vit = FlakyViT(tiny_pair.vit)
     vit.spoil = lambda array: array[:, ::-1]

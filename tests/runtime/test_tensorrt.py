@@ -110,6 +110,21 @@ def test_a_plan_answers_as_its_graph_does(machine: Machine, tiny_pair):
         )
 
 
+def test_a_canvas_of_bytes_stays_on_the_gpu_too(machine: Machine, pixel_pair):
+    vit, task = machine.compile(pixel_pair.vit, "vit.plan"), machine.folder / "task.pgn"
+    task.write_bytes(pixel_pair.task.read_bytes())
+    machine.compile(task, "task.plan")
+    jobs = [("a", frame(seed)) for seed in range(MOST + 1)]
+    with Runtime(pixel_pair.vit, {"a": pixel_pair.task}, canvases=True) as host:
+        expected = host.infer_batch(jobs)
+    with Runtime(vit, {"a": task}, canvases=True) as runtime:
+        for result, wanted in zip(runtime.infer_batch(jobs), expected, strict=True):
+            assert (result.canvas.dtype, result.canvas.shape) == (np.uint8, (80, 64, 3))
+            np.testing.assert_array_equal(result.canvas, wanted.canvas)
+            np.testing.assert_allclose(result.embedding, wanted.embedding, rtol=0, atol=1e-5)
+        assert runtime.notes == (), "the chain is one CUDA graph"
+
+
 def test_results_belong_to_the_caller(machine: Machine, tiny_pair):
     vit, tasks = machine.pair(tiny_pair)
     with Runtime(vit, tasks) as runtime:

@@ -15,11 +15,12 @@ from PIL import Image
 
 import pgn_edge.train.pictures
 from pgn_edge.errors import DataError
+from pgn_edge.nn.canvas import to_input
 from pgn_edge.preprocess import Preprocess
 from pgn_edge.train.config import Schedule
 from pgn_edge.train.data.dataset import DataSet, Skipped
 from pgn_edge.train.data.samples import Arrays, Files
-from pgn_edge.train.loader import Part, TrainLoader, in_order, read_all, to_input
+from pgn_edge.train.loader import Part, TrainLoader, in_order, read_all
 from pgn_edge.train.pictures import AHEAD, Ahead, Pictures, thread_count
 
 PLAIN = Schedule(batch=8, augment="none")

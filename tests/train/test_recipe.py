@@ -11,7 +11,7 @@ from pgn_edge.train.config import Schedule, TrainConfig
 from pgn_edge.train.recipe import read_recipe, recipe_names
 
 
-@pytest.mark.parametrize("name", ["paper", "fast", "edge-tiny", "eight-bit-safe"])
+@pytest.mark.parametrize("name", ["paper", "fast", "edge-tiny", "eight-bit-safe", "hosted-api"])
 def test_a_recipe_holds_only_what_differs(name: str):
     recipe = read_recipe(name)
     plain = {**TrainConfig("digits").to_json(), **vars(Schedule())}
@@ -21,7 +21,7 @@ def test_a_recipe_holds_only_what_differs(name: str):
 
 
 def test_no_recipe_is_untested():
-    assert recipe_names() == ["edge-tiny", "eight-bit-safe", "fast", "paper"]
+    assert recipe_names() == ["edge-tiny", "eight-bit-safe", "fast", "hosted-api", "paper"]
 
 
 def test_the_papers_schedule():
@@ -62,5 +62,5 @@ def test_recipes_that_are_refused(tmp_path: Path, text: str, says: str):
 
 
 def test_no_such_recipe():
-    with pytest.raises(DataError, match="edge-tiny, eight-bit-safe, fast, paper, or a TOML file"):
+    with pytest.raises(DataError, match="edge-tiny, eight-bit-safe, fast, hosted-api, paper, or a TOML file"):
         read_recipe("papre")

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from pgn_edge.geometry import Geometry
 from pgn_edge.nn.attention import ClassTokenBlock
+from pgn_edge.nn.canvas import to_input
 from pgn_edge.nn.checkpoint import spread
 from pgn_edge.nn.vit import FrozenViT
 from pgn_edge.train.analysis.features import Features
 from pgn_edge.train.analysis.figures import GREY, INK, figure, png
 from pgn_edge.train.analysis.section import Picture, Section
 from pgn_edge.train.analysis.trained import Trained
-from pgn_edge.train.loader import to_input
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 
 from pgn_edge.errors import DataError
+from pgn_edge.nn.canvas import to_input
 from pgn_edge.nn.checkpoint import spread
 from pgn_edge.progress import Progress
 from pgn_edge.train.analysis.trained import Trained
 from pgn_edge.train.data.dataset import DataSet, Skipped
 from pgn_edge.train.data.samples import Samples, Subset
-from pgn_edge.train.loader import in_order, to_input
+from pgn_edge.train.loader import in_order
 from pgn_edge.train.pictures import unreadable
 
 BATCH = 64

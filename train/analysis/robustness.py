@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from pgn_edge.errors import DataError
+from pgn_edge.nn.canvas import to_input
 from pgn_edge.nn.checkpoint import spread
 from pgn_edge.preprocess import Preprocess
 from pgn_edge.progress import Progress
@@ -21,7 +22,6 @@ from pgn_edge.train.analysis.section import Picture, Section
 from pgn_edge.train.analysis.trained import Trained
 from pgn_edge.train.evaluate import class_order, wilson
 from pgn_edge.train.heads import make_head
-from pgn_edge.train.loader import to_input
 from pgn_edge.train.model import HeadModule, PromptedViT
 
 if TYPE_CHECKING:

@@ -23,7 +23,8 @@ class Trained:
         name: the checkpoint's file.
         checkpoint: what the file holds.
         backbone: its frozen ViT, and the head that this has of its own.
-        model: PGN, ViT and head, in evaluation mode on the best device that there is.
+        model: PGN, ViT and head, in evaluation mode on the best device that there is; the canvas goes through what it
+            went through in training.
     """
 
     name: str
@@ -68,6 +69,7 @@ def load_trained(
             got=fingerprint,
             do="give the weights that it was trained with: --weights FILE",
         )
-    model = PromptedViT(backbone.vit, checkpoint.pgn, HeadModule(checkpoint.head), checkpoint.geometry)
+    head = HeadModule(checkpoint.head)
+    model = PromptedViT(backbone.vit, checkpoint.pgn, head, checkpoint.geometry, checkpoint.transport)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Trained(str(path), checkpoint, backbone, model.requires_grad_(False).eval().to(device))

@@ -24,7 +24,8 @@ from pgn_edge.train.distributed import make_accelerator
 from pgn_edge.train.heads import make_head
 from pgn_edge.train.loop import Listeners, fit
 from pgn_edge.train.model import HeadModule, PromptedViT
-from pgn_edge.train.task import MLP_SIDE, Remap, build_model, train_task
+from pgn_edge.train.start import MLP_SIDE
+from pgn_edge.train.task import Remap, build_model, train_task
 
 HeadRule = Literal["task", "frozen", "tuned", "linear"]
 

@@ -6,11 +6,12 @@ import numpy as np
 import torch
 
 from pgn_edge.heads import Head
+from pgn_edge.nn.canvas import to_input
 from pgn_edge.nn.vit import FrozenViT
 from pgn_edge.preprocess import Preprocess
 from pgn_edge.train.data.dataset import DataSet
 from pgn_edge.train.data.samples import Samples
-from pgn_edge.train.loader import in_order, to_input
+from pgn_edge.train.loader import in_order
 
 PROBE_STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
 

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     "--split", type=click.Choice(["test", "validation", "train"]), default="test", show_default=True, help="Which part."
 )
 @click.option("--limit", type=click.IntRange(min=2), help="Most images, taken evenly from the split.  [default: all]")
+@click.option(
+    "--transport",
+    metavar="CODEC[:QUALITY]|none",
+    help="What canvases of checkpoints go through: png, webp:80, jpeg:75, …; none: nothing.  [default: as trained]",
+)
 @click.option("--vit", help="ViT engine that bundles run on: .onnx, .plan or the address of a served model.")
 @weights_option
 @engine_options
@@ -41,7 +46,7 @@ def evaluate(
             require_writable(path)
     if html_path is not None:
         require_matplotlib()
-    question = Question(*(given.pop(name) for name in ("data", "root", "split", "limit")))
+    question = Question(*(given.pop(name) for name in ("data", "root", "split", "limit", "transport")))
     weights, vit = given.pop("weights"), given.pop("vit")
     with progress_bar() as progress:
         report = run(subjects, question, weights=weights, vit=vit, options=given, progress=progress)

@@ -31,12 +31,15 @@ class Question:
         root: folder that it is looked up in.
         split: `test`, `validation` or `train`.
         limit: most images, taken evenly from the whole split; None for all.
+        transport: what the canvases of checkpoints go through, as `Transport.parse` takes it; `none` for tokens in the
+            place of a canvas; None for what each went through in training.
     """
 
     data: str
     root: str | None = None
     split: str = "test"
     limit: int | None = None
+    transport: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +109,7 @@ def evaluate(
     samples = choose(data, question.split, question.limit)
     skipped, judged = Skipped(), list[Judged]()
     with ExitStack() as opened:
-        subjects = open_subjects(paths, weights, vit, options or {}, opened)
+        subjects = open_subjects(paths, weights, vit, options or {}, opened, question.transport)
         orders = [class_order(subject.path, subject.labels, data.labels) for subject in subjects]
         for subject, order in zip(subjects, orders, strict=True):
             answers = answer(subject, samples, order, skipped, progress)
@@ -122,6 +125,7 @@ def document(report: EvalReport) -> dict[str, Any]:
     return {
         "data": question.data,
         "split": question.split,
+        "transport": question.transport,
         "images": len(report.samples),
         "unreadable": len(report.skipped),
         "first_unreadable": report.skipped.first(),

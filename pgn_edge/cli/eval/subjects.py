@@ -24,6 +24,7 @@ from pgn_edge.train.data.samples import Samples
 from pgn_edge.train.evaluate import Answers, of_classes
 from pgn_edge.train.loader import EVALUATION_BATCH, answers
 from pgn_edge.train.pictures import Ahead, Picture, Pictures, thread_count, unreadable
+from pgn_edge.transport import Transport
 
 RUNTIME_BATCH = 8  # frames of one pass where a batch pays; on a CPU it does not
 
@@ -51,7 +52,7 @@ class Subject(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class TorchSubject:
-    """A checkpoint in torch, prompts given as tokens."""
+    """A checkpoint in torch, prompts given as tokens where its canvas goes through nothing."""
 
     trained: Trained
 
@@ -63,7 +64,8 @@ class TorchSubject:
     @property
     def where(self) -> str:
         """As `Subject.where`."""
-        return f"torch on {self.trained.device.type}"
+        transport = self.trained.model.transport
+        return f"torch on {self.trained.device.type}" + ("" if transport is None else f", {transport}")
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -127,7 +129,12 @@ class RuntimeSubject:
 
 
 def open_subjects(
-    paths: Sequence[str], weights: str | None, vit: str | None, options: dict[str, Any], opened: ExitStack
+    paths: Sequence[str],
+    weights: str | None,
+    vit: str | None,
+    options: dict[str, Any],
+    opened: ExitStack,
+    transport: str | None = None,
 ) -> list[Subject]:
     """Open every subject before the first image is read, so that a wrong one costs no time.
 
@@ -137,9 +144,10 @@ def open_subjects(
         vit: engine for the bundles; one serves all of them.
         options: of the Runtime.
         opened: closes the engines.
+        transport: of the checkpoints' canvases, as of `Question`.
 
     Raises:
-        DataError: a file of another kind, or one that is named twice.
+        DataError: a file of another kind, one that is named twice, or a transport that no subject can take.
         PairingError: bundles without an engine, or an engine without a bundle.
         PgnEdgeError: as `load_trained` and `Runtime`.
     """
@@ -151,6 +159,13 @@ def open_subjects(
                 path, expected="a checkpoint (.pt) or a bundle (.pgn)", got=repr(Path(path).suffix), do="name another"
             )
     bundles = [path for path in paths if Path(path).suffix == ".pgn"]
+    if transport is not None and len(bundles) == len(paths):
+        raise DataError(
+            "transport",
+            expected="a checkpoint (.pt), whose canvas is sent through it",
+            got="bundles alone, whose engine says what it is behind",
+            do="leave --transport out",
+        )
     runtime = _open_runtime(bundles, vit, options, opened)
     load = cache(load_backbone)
     subjects: list[Subject] = []
@@ -159,7 +174,7 @@ def open_subjects(
             assert runtime is not None
             subjects.append(RuntimeSubject(runtime, path, _batch(runtime, str(vit))))
         else:
-            subjects.append(TorchSubject(load_trained(path, weights, load)))
+            subjects.append(TorchSubject(_behind(load_trained(path, weights, load), transport)))
     return subjects
 
 
@@ -191,6 +206,22 @@ def answer(subject: Subject, samples: Samples, order: np.ndarray, skipped: Skipp
         raise unreadable(skipped)
     progress(step, count, count)
     return Answers(of_classes(scores, order), read, degraded, seconds)
+
+
+def _behind(trained: Trained, transport: str | None) -> Trained:
+    """The same checkpoint, its canvases sent through `transport`; None leaves it as it was trained."""
+    if transport is None:
+        return trained
+    chosen = None if transport == "none" else Transport.parse(transport)
+    if chosen is not None and trained.checkpoint.pgn.config.space != "pixel":
+        raise DataError(
+            trained.name,
+            expected=f"a pixel library, to send its canvas through {chosen}",
+            got="a token library, which has no canvas before its export",
+            do="train with --library-space pixel, or leave --transport out",
+        )
+    trained.model.transport = chosen
+    return trained
 
 
 def _open_runtime(bundles: list[str], vit: str | None, options: dict[str, Any], opened: ExitStack) -> Runtime | None:

@@ -7,16 +7,27 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from queue import SimpleQueue
 from threading import Lock, Thread
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from pgn_edge.errors import EngineError
-from pgn_edge.runtime.engines.triton_session import Session
-from pgn_edge.runtime.retry import Deadline
+from pgn_edge.runtime.retry import Deadline, NoAnswerError
 
-Answer = TypeVar("Answer")
-Job = Callable[[Session], Answer]
 GRACE_S = 0.02  # beyond the deadline, for the thread to say itself why there is no answer
 CLOSE_S = 1.0
+
+
+class LaneSession(Protocol):
+    """What a lane keeps; its thread alone uses it."""
+
+    def tidy(self) -> None:
+        """Do what can wait until nobody waits for an answer."""
+
+    def close(self) -> None:
+        """Give it all back."""
+
+
+Answer = TypeVar("Answer")
+Session = TypeVar("Session", bound=LaneSession)
 
 
 class Pending(Generic[Answer]):
@@ -39,22 +50,23 @@ class Pending(Generic[Answer]):
         """The answer; waits for it until the deadline, and never longer.
 
         Raises:
-            EngineError: no answer by then, or a wrong one.
+            NoAnswerError: none by then.
+            EngineError: a wrong one.
         """
         try:
             return self._future.result(self._deadline.left_s + GRACE_S)
         except (TimeoutError, FutureTimeout) as exc:  # two classes before Python 3.11
-            raise EngineError(
+            raise NoAnswerError(
                 self._name,
                 expected=f"an answer within {self._deadline.seconds:g} s",
                 got="none",
                 do="check the load of the server, or raise the deadline",
             ) from exc
 
-    def run(self, job: Job[Answer], session: Session, before: Callable[[], None]) -> None:
+    def run(self, job: Callable[[], Answer], before: Callable[[], None]) -> None:
         """Settle it with what `job` returns or raises, and do something just before."""
         try:
-            answer = job(session)
+            answer = job()
         except BaseException as exc:
             before()
             self._future.set_exception(exc)
@@ -63,7 +75,7 @@ class Pending(Generic[Answer]):
             self._future.set_result(answer)
 
 
-class Lane:
+class Lane(Generic[Session]):
     """A thread and its session. One job at a time.
 
     Args:
@@ -73,7 +85,7 @@ class Lane:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._thread = Thread(target=self._work, name="pgn-edge-triton", daemon=True)
+        self._thread = Thread(target=self._work, name="pgn-edge-lane", daemon=True)
         self._thread.start()
 
     def _work(self) -> None:
@@ -95,7 +107,7 @@ class Lane:
         self._thread.join(timeout_s)
 
 
-class Lanes:
+class Lanes(Generic[Session]):
     """As many lanes as requests may be in flight, each made when it is first needed. Any thread may call.
 
     Args:
@@ -107,11 +119,11 @@ class Lanes:
     def __init__(self, name: str, most: int, make: Callable[[], Session]) -> None:
         self._name, self._most, self._make = name, most, make
         self._lock = Lock()
-        self._all: list[Lane] = []
-        self._idle: list[Lane] = []
+        self._all: list[Lane[Session]] = []
+        self._idle: list[Lane[Session]] = []
         self._closed = False
 
-    def start(self, job: Job[Answer], deadline: Deadline) -> Pending[Answer]:
+    def start(self, job: Callable[[Session], Answer], deadline: Deadline) -> Pending[Answer]:
         """Run a job on a lane that is idle.
 
         Args:
@@ -125,17 +137,17 @@ class Lanes:
 
         def work(session: Session) -> None:
             # Idle before the answer is known: whoever has it may ask again at once.
-            pending.run(job, session, lambda: self._give_back(lane))
+            pending.run(lambda: job(session), lambda: self._give_back(lane))
             session.tidy()
 
         lane.put(work)
         return pending
 
-    def _give_back(self, lane: Lane) -> None:
+    def _give_back(self, lane: Lane[Session]) -> None:
         with self._lock:
             self._idle.append(lane)
 
-    def _take(self) -> Lane:
+    def _take(self) -> Lane[Session]:
         with self._lock:
             if self._closed:
                 raise EngineError(self._name, expected="an open engine", got="a closed one", do="open it again")
