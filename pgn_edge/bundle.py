@@ -29,6 +29,7 @@ SCHEMA = 1
 MEMBERS = ("manifest.json", "pgn.onnx", "head.npz", "golden.npz")
 MANIFEST_LIMIT = 4 << 20
 MEMBER_LIMIT = 256 << 20
+DIGEST = 12  # hexadecimal digits of a bundle's sha256 that answers carry
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class Bundle:
         numerics: which nodes of the PGN engine stay float32 and why; empty for fp32.
         profile: of the mixture coefficients on the golden images of the checkpoint; None where drift is not measured.
         provenance: where the task came from (data set, training configuration, accuracies, sha256 of the checkpoint).
+        digest: First 12 hexadecimal digits of the file's sha256; empty before the bundle is written.
     """
 
     name: str
@@ -103,6 +105,7 @@ class Bundle:
     numerics: Mapping[str, Any] = field(default_factory=dict)
     profile: Profile | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    digest: str = field(default="", compare=False)
 
 
 def write_bundle(path: str | Path, bundle: Bundle) -> None:
@@ -155,7 +158,7 @@ def read_bundle(path: str | Path) -> Bundle:
             manifest of another schema.
     """
     source = str(path)
-    members = _read_members(source)
+    members, digest = _read_members(source)
     try:
         manifest = json.loads(members.pop("manifest.json"))
         _check_manifest(manifest, members, source)
@@ -172,6 +175,7 @@ def read_bundle(path: str | Path) -> Bundle:
             numerics=dict(manifest.get("numerics", {})),
             profile=Profile.from_json(manifest["profile"]) if "profile" in manifest else None,
             provenance=dict(manifest["provenance"]),
+            digest=digest,
         )
         bundle.golden.check(bundle.facts)
     except PgnEdgeError as exc:
@@ -183,16 +187,22 @@ def read_bundle(path: str | Path) -> Bundle:
     return bundle
 
 
-def _read_members(source: str) -> dict[str, bytes]:
+def _read_members(source: str) -> tuple[dict[str, bytes], str]:
+    """Give the members by name, and the digest of the file that they were read from."""
     try:
-        with zipfile.ZipFile(source) as archive:
+        with open(source, "rb") as file, zipfile.ZipFile(file) as archive:
             infos = archive.infolist()
             names = [info.filename for info in infos]
             if sorted(names) != sorted(MEMBERS):
                 raise _refuse(source, f"the members {', '.join(MEMBERS)}", ", ".join(names)[:200] or "none")
             for info in infos:
                 _check_member(source, info)
-            return {info.filename: archive.read(info) for info in infos}
+            members = {info.filename: archive.read(info) for info in infos}
+            file.seek(0)
+            whole = hashlib.sha256()
+            while block := file.read(1 << 20):
+                whole.update(block)
+            return members, whole.hexdigest()[:DIGEST]
     except FileNotFoundError as exc:
         raise BundleError(source, expected="a task bundle", got="no such file", do="check the path") from exc
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError) as exc:

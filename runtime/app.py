@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from pgn_edge.runtime.result import Result
 from pgn_edge.runtime.runtime import Runtime
 from pgn_edge.runtime.scheduler import BatchCounts
 from pgn_edge.runtime.sinks import Sink
-from pgn_edge.runtime.sources import Frame, Source
+from pgn_edge.runtime.sources import Frame, Source, new_run
 
 if TYPE_CHECKING:
     from pgn_edge.runtime.live import Counters
@@ -66,6 +66,7 @@ class RunSummary:
     """What a run did.
 
     Args:
+        run: Id of the run, as every answer record has it.
         frames: number of frames answered.
         missing_frames: frames that the sources stated and did not give.
         seconds: wall-clock time from the first frame to the last, reading and writing included.
@@ -78,6 +79,7 @@ class RunSummary:
         batching: of the scheduler; None of a run without one.
     """
 
+    run: str
     frames: int
     missing_frames: int
     seconds: float
@@ -105,6 +107,7 @@ def run_app(
     sinks: Sequence[Sink] = (),
     progress: Progress = silent,
     metrics: Metrics | None = None,
+    camera: str = "",
 ) -> RunSummary:
     """Send every frame of a source through every task, and what comes back to every sink, in this thread.
 
@@ -116,6 +119,7 @@ def run_app(
         sinks: not yet entered.
         progress: called after each frame; the total is what is done so far where the source has no count.
         metrics: told of every result.
+        camera: Name of the source in answers and in the summary; empty for its own name.
 
     Raises:
         PairingError: no task is loaded.
@@ -126,14 +130,15 @@ def run_app(
     tasks = tuple(runtime.tasks)
     if not tasks:
         raise PairingError("run", expected="at least one task", got="none", do="add a task first")
-    account = Account({source.name: source}, tasks, progress, metrics)
+    name = camera or source.name
+    account = Account({name: source}, tasks, progress, metrics)
     with ExitStack() as stack:
         for sink in sinks:
             stack.enter_context(sink)
         start = perf_counter()
         for frame in source:
             results = runtime.infer_batch([(task, frame.image_bgr) for task in tasks])
-            account.deliver(source.name, frame, results, sinks)
+            account.deliver(name, frame.of_camera(camera) if camera else frame, results, sinks)
         seconds = perf_counter() - start
     return account.summary(seconds, sinks)
 
@@ -167,6 +172,7 @@ class Account:
         metrics: Metrics | None = None,
     ) -> None:
         self._sources, self._progress, self._metrics = sources, progress, metrics
+        self._run = new_run()
         self._cameras = {name: _Tally() for name in sources}
         self._counts: dict[str, Counter[str]] = {task: Counter() for task in tasks}
         self._degraded: Counter[str] = Counter()
@@ -183,6 +189,7 @@ class Account:
         Raises:
             OutputError: a sink cannot write.
         """
+        frame = replace(frame, run=self._run)
         for sink in sinks:
             sink.write(frame, results)
         for result in results:
@@ -225,6 +232,7 @@ class Account:
         for sink in sinks:
             lost[type(sink).__name__] += sink.counts.lost + sink.counts.dropped
         return RunSummary(
+            run=self._run,
             frames=self._frames,
             missing_frames=sum(source.missing_frames for source in self._sources.values()),
             seconds=seconds,

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic, perf_counter
 from types import TracebackType
@@ -35,7 +35,7 @@ class Camera:
     """One camera of a run.
 
     Args:
-        name: frames are named `<name>#<sequence>`, and counted under it.
+        name: frames are named `<name>#<sequence>`, and counted under it; an image keeps the name of its file.
         source: opened by the caller, who closes it too. What it drops while the app is busy is its own policy.
         tasks: names of the tasks that its frames go through, in one pass of the ViT.
 
@@ -230,9 +230,7 @@ class _Readers:
         except Exception as exc:
             self._hand(partial(_throw, exc))
         else:
-            number = frame.index if frame.sequence is None else frame.sequence
-            named = replace(frame, name=f"{camera.name}#{number}")
-            self._hand(partial(self._account.deliver, camera.name, named, results, self._sinks))
+            self._hand(partial(self._account.deliver, camera.name, frame.of_camera(camera.name), results, self._sinks))
 
     def _hand(self, work: Work) -> None:
         """Leave work for the other thread, unless that has ended the run."""

@@ -12,7 +12,7 @@ from typing import Protocol
 from pgn_edge.errors import PairingError
 from pgn_edge.runtime.result import Result
 from pgn_edge.runtime.runtime import Runtime
-from pgn_edge.runtime.sinks import Sink, camera_of
+from pgn_edge.runtime.sinks import Sink
 from pgn_edge.runtime.sources import Frame
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -177,9 +177,9 @@ class Metrics:
 
         Args:
             result: the answer.
-            frame: what it is about; its camera is `camera_of(frame)`.
+            frame: what it is about; its camera is `frame.camera`.
         """
-        camera, now = camera_of(frame), monotonic()
+        camera, now = frame.camera, monotonic()
         last = self._last.get(camera)
         self._last[camera] = frame.index, now
         self.frames.add(1, camera, result.task)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from pgn_edge.errors import DataError
 from pgn_edge.heads import Head
+
+TOP = 3  # classes in a JSON object
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Result:
             batch where frames share one.
         degraded: what was not finite, so that there is no answer: `mixture coefficients`, `canvas`, `embedding` or
             `scores`; empty for an answer.
+        bundle: First 12 hexadecimal digits of the bundle file's sha256; empty where the answer has no bundle.
     """
 
     task: str
@@ -39,6 +44,7 @@ class Result:
     canvas: np.ndarray | None
     timings_ms: Mapping[str, float]
     degraded: str = ""
+    bundle: str = ""
 
     def kept_canvas(self) -> np.ndarray:
         """The canvas.
@@ -61,6 +67,30 @@ class Result:
             return []
         order = np.argsort(-self.scores, kind="stable")[:count]
         return [(self.labels[index], float(self.scores[index])) for index in order]
+
+    def to_json(self, top: int = TOP) -> dict[str, Any]:
+        """Give the answer as a JSON object; a degraded frame has no label and no classes.
+
+        Args:
+            top: Number of best classes in it.
+
+        Example:
+            >>> json.dumps(runtime.infer("pets", frame_bgr).to_json(top=5))
+        """
+        return {
+            "task": self.task,
+            "bundle": self.bundle or None,
+            "label": None if self.degraded else self.label,
+            "score": _number(self.score, 6),
+            "top": [{"label": label, "score": _number(score, 6)} for label, score in self.top(top)],
+            "degraded": self.degraded or None,
+            "timings_ms": {stage: _number(value_ms, 3) for stage, value_ms in self.timings_ms.items()},
+        }
+
+
+def _number(value: float, digits: int) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return round(float(value), digits) if math.isfinite(value) else None
 
 
 def judge(head: Head, embedding: np.ndarray, flaw: str) -> tuple[np.ndarray, str]:

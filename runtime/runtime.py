@@ -214,7 +214,10 @@ class Runtime:
             labels, best = tasks[row].head.labels, int(scores.argmax())
             label, score = "" if degraded else labels[best], float(scores[best])
             canvas, embedding = None if canvases is None else canvases[row], chain.embeddings[row].copy()
-            results[index] = Result(names[row], label, score, scores, labels, embedding, canvas, timings, degraded)
+            results[index] = Result(
+                *(names[row], label, score, scores, labels, embedding, canvas, timings, degraded),
+                bundle=tasks[row].digest,
+            )
         return [results[index] for index in range(len(frames))]
 
     def close(self) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import time
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,29 +26,65 @@ DEFAULT_FPS = 25.0
 HIGHEST_FPS = 1000.0
 
 
+def new_run() -> str:
+    """Make the id of a run: 12 hexadecimal digits, by chance."""
+    return uuid.uuid4().hex[:12]
+
+
+@cache
+def _process_run(_pid: int) -> str:
+    return new_run()
+
+
 @dataclass(frozen=True, eq=False)
 class Frame:
     """One frame of a source.
 
     Args:
-        index: 0, 1, 2, ...
-        name: `clip.mp4#12` in a video, `rtsp://camera/1#12` of a camera, the file's name of an image.
-        time_s: seconds from the start; index / fps where the source has no clock.
-        image_bgr: (h, w, 3) uint8 BGR.
-        captured_s: monotonic clock when the frame came from the camera, seconds; None in a file.
-        age_ms: milliseconds from then until the frame was handed over; None in a file.
-        sequence: number of the frame among all that the camera gave, dropped ones too; None in a file.
-        dropped: frames of the camera between the one handed over before and this one.
+        index: Number among the frames handed over, counted from 0.
+        name: Name for people: `clip.mp4#12` in a video, `rtsp://camera/1#12` of a camera, the file name of an image.
+        time_s: Media time in a video file, seconds; None for cameras and images.
+        image_bgr: Picture, (h, w, 3) uint8 BGR.
+        captured_s: Monotonic clock when the frame came from the camera, seconds; None in a file.
+        age_ms: Milliseconds from the capture until the frame was handed over; None in a file.
+        sequence: Number among all frames that the camera or the file gave, lost ones too; None where it is `index`.
+        dropped: Number of camera frames between the one handed over before and this one.
+        camera: Name of the camera, as records, topics and metrics have it; by default `name` without `#number`, or
+            `files` where the name has no number.
+        at_s: UTC time of the capture, seconds since 1970; of a file, the time when the frame was read.
+        run: Id of the run. `run_app` and `run_cameras` set their own; in other loops it is one for each process.
     """
 
     index: int
     name: str
-    time_s: float
+    time_s: float | None
     image_bgr: np.ndarray
     captured_s: float | None = None
     age_ms: float | None = None
     sequence: int | None = None
     dropped: int = 0
+    camera: str = ""
+    at_s: float = field(default_factory=time.time)
+    run: str = field(default_factory=lambda: _process_run(os.getpid()))
+
+    def __post_init__(self) -> None:
+        if not self.camera:
+            camera, mark, _ = self.name.rpartition("#")
+            object.__setattr__(self, "camera", camera if mark and camera else "files")
+
+    @property
+    def number(self) -> int:
+        """Number of the frame among all frames of its camera or file."""
+        return self.index if self.sequence is None else self.sequence
+
+    def of_camera(self, camera: str) -> Frame:
+        """Give the same frame under the name of a camera; an image keeps the name of its file.
+
+        Args:
+            camera: Name of the camera.
+        """
+        is_numbered = self.name == f"{self.camera}#{self.number}"
+        return replace(self, camera=camera, name=f"{camera}#{self.number}" if is_numbered else self.name)
 
 
 class Source(Protocol):
@@ -156,7 +196,7 @@ class ImageSource:
 
     def __iter__(self) -> Iterator[Frame]:
         for index, path in enumerate(self._paths):
-            yield Frame(index, path.name, index / self.fps, np.ascontiguousarray(read_image(path)[..., ::-1]))
+            yield Frame(index, path.name, None, np.ascontiguousarray(read_image(path)[..., ::-1]), camera="files")
 
     def __enter__(self) -> ImageSource:
         return self
@@ -208,7 +248,7 @@ class VideoSource:
             image_bgr, clock_s = self._next
             # A backend without a clock says 0 for every frame.
             time_s = clock_s if clock_s > 0 else index / self.fps
-            yield Frame(index, f"{self._file_name}#{index}", time_s, image_bgr)
+            yield Frame(index, f"{self._file_name}#{index}", time_s, image_bgr, camera=self._file_name)
             index += 1
             self._next = self._read()
         self.missing_frames = max((self.count or 0) - index, 0)

@@ -25,6 +25,7 @@ class Task:
         pgn: the PGN engine; the Runtime closes it.
         chain: for frames that come one by one; likewise.
         monitor: of its drift, since it was loaded; None where the bundle has no profile.
+        digest: First 12 hexadecimal digits of the bundle file's sha256.
     """
 
     facts: EngineFacts
@@ -32,6 +33,7 @@ class Task:
     pgn: Engine
     chain: Chain
     monitor: Monitor | None
+    digest: str
 
     def close(self) -> None:
         """Give its memory back."""
@@ -85,7 +87,7 @@ class Loader:
             opened.pop_all()
         profile = bundle.profile
         monitor = None if profile is None else Monitor(profile, bundle.facts.geometry.prompts)
-        return Task(bundle.facts, bundle.head, pgn, chain, monitor)
+        return Task(bundle.facts, bundle.head, pgn, chain, monitor, bundle.digest)
 
     def _close(self, made: Engine | Chain) -> None:
         with self.turn:

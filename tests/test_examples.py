@@ -187,7 +187,7 @@ def test_the_app_posts_swaps_when_told_and_loses_no_frame(
     assert app.end() == 0, app.err.read_text()
     assert hook.tokens == {"Bearer secret"}
     for name in paths:
-        indices = [document["index"] for document in hook.documents if document["task"] == name]
+        indices = [document["sequence"] for document in hook.documents if document["task"] == name]
         assert indices == list(range(len(indices)))
     assert re.fullmatch(r"((left|right): \d \d+%\n)+", app.out.read_text())
 

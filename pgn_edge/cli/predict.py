@@ -29,17 +29,7 @@ def predict(images: tuple[str, ...], vit: str, task: str, top: int, as_json: boo
     with Runtime(vit, {name: task}, **options) as runtime:
         results = [runtime.infer(name, read_image(image)[..., ::-1]) for image in images]
     if as_json:
-        answers = [
-            {
-                "image": image,
-                "label": None if result.degraded else result.label,
-                "score": result.score,
-                "top": [{"label": label, "score": score} for label, score in result.top(top)],
-                "degraded": result.degraded or None,
-                "timings_ms": dict(result.timings_ms),
-            }
-            for image, result in zip(images, results, strict=True)
-        ]
+        answers = [{"image": image, **result.to_json(top)} for image, result in zip(images, results, strict=True)]
         print_json({"task": name, "images": answers})
         return
     rows = [

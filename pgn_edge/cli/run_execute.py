@@ -42,7 +42,7 @@ def execute(plan: RunPlan) -> RunSummary:
         places = list(sinks.values())
         if len(sources) == 1 and not live:
             (source,) = sources.values()
-            return run_app(runtime, source, places, progress, metrics)
+            return run_app(runtime, source, places, progress, metrics, plan.cameras[0].name)
         cameras = [
             Camera(name, source, camera.tasks or tuple(plan.tasks))
             for camera, (name, source) in zip(plan.cameras, sources.items(), strict=True)

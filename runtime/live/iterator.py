@@ -41,7 +41,6 @@ class _Frames:
 
     def __init__(self, name: str, images: Iterable[np.ndarray]) -> None:
         self._name, self._images = name, enumerate(images)
-        self._first_s: float | None = None
 
     def __iter__(self) -> Iterator[Frame]:
         return self
@@ -49,11 +48,10 @@ class _Frames:
     def __next__(self) -> Frame:
         index, image = next(self._images)
         captured_s = time.monotonic()
-        self._first_s = captured_s if self._first_s is None else self._first_s
         name = f"{self._name}#{index}"
         image_bgr = _bgr(image, name)
         age_ms = (time.monotonic() - captured_s) * 1e3
-        return Frame(index, name, captured_s - self._first_s, image_bgr, captured_s, age_ms, index)
+        return Frame(index, name, None, image_bgr, captured_s, age_ms, index, camera=self._name)
 
 
 def _bgr(image: object, name: str) -> np.ndarray:

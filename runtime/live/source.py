@@ -43,7 +43,6 @@ class LiveSource:
         self._suffix = address.suffix
         self._buffer = FrameBuffer()
         self._supervisor = Supervisor(address, options or LiveOptions(), self._buffer)
-        self._first_s: float | None = None
         self._thread = threading.Thread(target=self._supervisor.run, name=f"pgn-edge {self.name}", daemon=True)
         self._thread.start()
 
@@ -91,17 +90,18 @@ class LiveSource:
 
     def __iter__(self) -> Iterator[Frame]:
         while (taken := self._buffer.take()) is not None:
-            if self._first_s is None:
-                self._first_s = taken.captured_s
+            age_s = time.monotonic() - taken.captured_s
             yield Frame(
                 index=taken.index,
                 name=f"{self.name}#{taken.sequence}",
-                time_s=taken.captured_s - self._first_s,
+                time_s=None,
                 image_bgr=taken.image_bgr,
                 captured_s=taken.captured_s,
-                age_ms=(time.monotonic() - taken.captured_s) * 1e3,
+                age_ms=age_s * 1e3,
                 sequence=taken.sequence,
                 dropped=taken.dropped,
+                camera=self.name,
+                at_s=time.time() - age_s,
             )
 
     def __enter__(self) -> LiveSource:

@@ -7,13 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from pgn_edge.errors import OutputError
 from pgn_edge.runtime.result import Result
 from pgn_edge.runtime.sources import Frame
-
-TOP = 3
 
 OnError = Literal["raise", "drop"]
 
@@ -114,27 +112,3 @@ def check_on_error(on_error: str, subject: str) -> None:
     """
     if on_error not in ("raise", "drop"):
         raise OutputError(subject, expected="on_error raise or drop", got=repr(on_error), do="choose one of them")
-
-
-def camera_of(frame: Frame) -> str:
-    """The camera that a frame came from: its name without `#index`; `files` for an image, whose name is its own."""
-    camera, mark, _ = frame.name.rpartition("#")
-    return camera if mark and camera else "files"
-
-
-def record(frame: Frame, result: Result) -> dict[str, Any]:
-    """The JSON object of one answer, the same in a JSONL file, a webhook and MQTT.
-
-    A degraded frame has no label: it is null, and `degraded` says what was not finite.
-    """
-    return {
-        "index": frame.index,
-        "name": frame.name,
-        "time_s": round(frame.time_s, 6),
-        "task": result.task,
-        "label": None if result.degraded else result.label,
-        "score": round(result.score, 6),
-        "top": [{"label": label, "score": round(score, 6)} for label, score in result.top(TOP)],
-        "degraded": result.degraded or None,
-        "timings_ms": {stage: round(value_ms, 3) for stage, value_ms in result.timings_ms.items()},
-    }

@@ -13,8 +13,9 @@ from types import TracebackType
 
 from pgn_edge.errors import OutputError
 from pgn_edge.files import atomic_write
+from pgn_edge.runtime.record import AnswerRecord
 from pgn_edge.runtime.result import Result
-from pgn_edge.runtime.sinks.base import Counts, OnError, Tally, check_on_error, record
+from pgn_edge.runtime.sinks.base import Counts, OnError, Tally, check_on_error
 from pgn_edge.runtime.sources import Frame
 
 
@@ -47,7 +48,7 @@ class JsonlSink:
     def write(self, frame: Frame, results: Sequence[Result]) -> None:
         """See `Sink.write`."""
         for result in results:
-            line = json.dumps(record(frame, result)) + "\n"
+            line = json.dumps(AnswerRecord.of(frame, result).to_json()) + "\n"
             with self._tally.attempt(self._on_error):
                 if self._path == "-":
                     self._print(line)

@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 from pgn_edge.errors import MissingExtraError, OutputError
 from pgn_edge.runtime.http_client import tls_context
+from pgn_edge.runtime.record import AnswerRecord
 from pgn_edge.runtime.result import Result
-from pgn_edge.runtime.sinks.base import Counts, camera_of, record
+from pgn_edge.runtime.sinks.base import Counts
 from pgn_edge.runtime.sinks.outbox import GRACE_S, Document, Outbox
 from pgn_edge.runtime.sources import Frame
 
@@ -88,10 +89,10 @@ class MqttSink:
 
     def write(self, frame: Frame, results: Sequence[Result]) -> None:
         """See `Sink.write`; it never raises."""
-        camera = _level(camera_of(frame))
+        camera = _level(frame.camera)
         for result in results:
             topic = self._options.topic.format(camera=camera, task=_level(result.task))
-            self._outbox.offer((topic, json.dumps(record(frame, result)).encode()))
+            self._outbox.offer((topic, json.dumps(AnswerRecord.of(frame, result).to_json()).encode()))
 
     def __enter__(self) -> MqttSink:
         self._client.connect_async(*self._address, keepalive=self._options.keepalive_s)

@@ -12,8 +12,9 @@ from types import TracebackType
 
 from pgn_edge.errors import OutputError
 from pgn_edge.runtime.http_client import FAULTS, RETRIED, HttpAnswer, HttpClient, check_url, fault_name, tls_context
+from pgn_edge.runtime.record import AnswerRecord
 from pgn_edge.runtime.result import Result
-from pgn_edge.runtime.sinks.base import Counts, record
+from pgn_edge.runtime.sinks.base import Counts
 from pgn_edge.runtime.sinks.outbox import Document, Outbox
 from pgn_edge.runtime.sources import Frame
 
@@ -77,7 +78,9 @@ class WebhookSink:
         """See `Sink.write`; it never raises."""
         for result in results:
             self._number += 1
-            self._outbox.offer((f"{self._series}-{self._number}", json.dumps(record(frame, result)).encode()))
+            self._outbox.offer(
+                (f"{self._series}-{self._number}", json.dumps(AnswerRecord.of(frame, result).to_json()).encode())
+            )
 
     def __enter__(self) -> WebhookSink:
         self._outbox.start()

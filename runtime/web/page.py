@@ -104,7 +104,7 @@ class LivePage:
         """Show a camera before its first frame, and how often it was opened again.
 
         Args:
-            camera: as `camera_of` names it.
+            camera: as `Frame.camera` has it.
             reconnects: read whenever the page is looked at, in the viewer's thread.
         """
         self._state.expect(camera, reconnects)

@@ -14,8 +14,9 @@ from urllib.parse import quote
 import numpy as np
 
 from pgn_edge.runtime.drift import Drift
+from pgn_edge.runtime.record import utc
 from pgn_edge.runtime.result import Result
-from pgn_edge.runtime.sinks import Sink, camera_of
+from pgn_edge.runtime.sinks import Sink
 from pgn_edge.runtime.sources import Frame
 
 MOST_CAMERAS = 64  # names may come from outside, and each holds a frame
@@ -70,7 +71,7 @@ class State:
 
     def write(self, frame: Frame, results: Sequence[Result]) -> bool:
         """Remember a frame and its answers; False where there are too many cameras already."""
-        name, now = camera_of(frame), monotonic()
+        name, now = frame.camera, monotonic()
         with self._lock:
             camera = self._camera(name, now)
             if camera is None:
@@ -176,6 +177,7 @@ def _camera(name: str, camera: _Camera, now: float) -> dict[str, Any]:
         "size_hw": None if camera.frame is None else camera.frame.image_bgr.shape[:2],
         "frames": camera.frames,
         "dropped": camera.dropped,
+        "at": None if camera.frame is None else utc(camera.frame.at_s),
         "fps": round(sum(rates) / len(rates), 1) if rates else None,
         "silent_s": round(silent_s, 1) if silent_s >= SILENT_S else None,
     }
@@ -187,15 +189,7 @@ def _path(name: str) -> str:
 
 
 def _answer(result: Result) -> dict[str, Any]:
-    return {
-        "task": result.task,
-        "path": _path(result.task),
-        "label": result.label,
-        "score": _number(result.score),
-        "top": [{"label": label, "score": _number(score)} for label, score in result.top(TOP)],
-        "degraded": result.degraded or None,
-        "canvas": result.canvas is not None,
-    }
+    return {**result.to_json(TOP), "path": _path(result.task), "canvas": result.canvas is not None}
 
 
 def _drift(drift: Drift | None) -> dict[str, float | None] | None:

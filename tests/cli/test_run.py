@@ -82,7 +82,7 @@ def test_run_json_is_one_document(clip: Path, tiny_pair) -> None:
 def test_run_jsonl_on_stdout_leaves_the_summary_to_stderr(clip: Path, tiny_pair) -> None:
     done = call("run", "--source", clip, "--vit", tiny_pair.vit, "--task", tiny_pair.task, "--jsonl", "-")
     assert done.exit_code == 0, done.output
-    assert [json.loads(line)["index"] for line in done.stdout.splitlines()] == [0, 1, 2]
+    assert [json.loads(line)["sequence"] for line in done.stdout.splitlines()] == [0, 1, 2]
     assert "3 frames in" in done.stderr
 
 
@@ -147,7 +147,7 @@ def test_sigterm_in_mid_run_leaves_no_file(tmp_path: Path, tiny_pair) -> None:
     ]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
-        assert json.loads(process.stdout.readline())["index"] == 0
+        assert json.loads(process.stdout.readline())["sequence"] == 0
         assert len(list(out.iterdir())) == 1
         process.send_signal(signal.SIGTERM)
         process.stdout.read()
@@ -345,7 +345,7 @@ def jsonl_of(tiny_pair, folder: Path, live: bool, on_error: str | None) -> Itera
 
 def test_the_summary_tells_of_every_loss(capsys: pytest.CaptureFixture[str]) -> None:
     summary = RunSummary(
-        frames=3, missing_frames=0, seconds=1.0, fps=3.0, counts={"a": {"one": 1}}, degraded={"a": 2}, latency_ms={
+        run="0123456789ab", frames=3, missing_frames=0, seconds=1.0, fps=3.0, counts={"a": {"one": 1}}, degraded={"a": 2}, latency_ms={
             "vit": Latency(1.0, 2.0)
         },
         cameras={

@@ -32,7 +32,7 @@ def test_round_trip(tmp_path: Path, bundle: Bundle, good: bytes):
     path.write_bytes(good)
     copy = read_bundle(path)
     for field in dataclasses.fields(Bundle):
-        if field.name not in ("head", "golden"):
+        if field.name not in ("head", "golden", "digest"):
             assert getattr(copy, field.name) == getattr(bundle, field.name), field.name
     assert copy.head.labels == bundle.head.labels
     for name, array in bundle.head.to_arrays().items():

@@ -22,7 +22,7 @@ from pgn_edge.runtime.live.iterator import IteratorSource
 from pgn_edge.runtime.metrics import Metrics
 from pgn_edge.runtime.result import Result
 from pgn_edge.runtime.scheduler import Batching
-from pgn_edge.runtime.sinks import CallbackSink, JsonlSink, camera_of
+from pgn_edge.runtime.sinks import CallbackSink, JsonlSink
 from pgn_edge.runtime.sources import Frame, open_source
 
 SOON_S = 20.0
@@ -235,7 +235,7 @@ def test_whatever_is_raised_in_the_callers_thread_ends_the_run(
 
 def test_a_sink_that_drops_loses_what_it_counts_and_the_run_goes_on(runtime: Runtime) -> None:
     def fail(frame: Frame, results: Sequence[Result]) -> None:
-        if camera_of(frame) == "x":
+        if frame.camera == "x":
             raise ValueError("no room")
 
     summary = run_cameras(runtime, [camera("x", NOISE), camera("y", NOISE)], [CallbackSink(fail, on_error="drop")])

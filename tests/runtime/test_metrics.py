@@ -25,7 +25,7 @@ from pgn_edge.runtime.metrics import AGE_BUCKETS_S, CONTENT_TYPE, STAGE_BUCKETS_
 from pgn_edge.runtime.metrics_server import MetricsServer
 from pgn_edge.runtime.result import Result
 from pgn_edge.runtime.runtime import Runtime
-from pgn_edge.runtime.sinks import CallbackSink, camera_of
+from pgn_edge.runtime.sinks import CallbackSink
 from pgn_edge.runtime.sources import Frame
 
 RESULT = Result(
@@ -212,7 +212,7 @@ def test_swaps_and_drift_of_the_tasks_that_are_there(tiny_pair, golden_images: n
     [("rtsp://10.0.0.1/a#b#12", "rtsp://10.0.0.1/a#b"), ("0#3", "0"), ("one.png", "files"), ("#3", "files")],
 )
 def test_the_camera_of_a_frame_does_not_change_with_each_frame(name: str, camera: str) -> None:
-    assert camera_of(Frame(0, name, 0.0, IMAGE)) == camera
+    assert Frame(0, name, 0.0, IMAGE).camera == camera
 
 
 def test_numbers_of_others_are_read_when_they_are_asked_for() -> None:

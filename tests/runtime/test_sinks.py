@@ -21,8 +21,8 @@ from pgn_edge.errors import OutputError
 from pgn_edge.geometry import Geometry
 from pgn_edge.preprocess import Preprocess
 from pgn_edge.runtime.result import Result
-from pgn_edge.runtime.sinks import JsonlSink, Sink, VideoSink
-from pgn_edge.runtime.sinks.base import OnError, record
+from pgn_edge.runtime.sinks import AnswerRecord, JsonlSink, Sink, VideoSink
+from pgn_edge.runtime.sinks.base import OnError
 from pgn_edge.runtime.sources import Frame
 
 FACTS = EngineFacts(
@@ -37,6 +37,7 @@ RESULT = Result(
     embedding=np.zeros(8, np.float32),
     canvas=np.zeros((3, 80, 64), np.float32),
     timings_ms={"vit": 1.23456, "total": 2.0},
+    bundle="0123456789ab",
 )
 
 
@@ -111,15 +112,20 @@ def test_jsonl_has_a_line_for_each_frame_and_task(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     with JsonlSink(path) as sink:
         sink.write(frame_at(0), [RESULT, RESULT])
-        sink.write(frame_at(1), [RESULT])
+        sink.write(replace(frame_at(1), at_s=1772366401.5), [RESULT])
         assert not path.exists()
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(lines) == 3
     assert lines[2] == {
-        "index": 1,
+        "schema": 1,
+        "run": frame_at(1).run,
+        "at": "2026-03-01T12:00:01.500Z",
+        "camera": "clip.mp4",
+        "sequence": 1,
         "name": "clip.mp4#1",
         "time_s": 0.1,
         "task": "pets",
+        "bundle": "0123456789ab",
         "label": "owl",
         "score": 0.75,
         "top": [
@@ -134,7 +140,7 @@ def test_jsonl_has_a_line_for_each_frame_and_task(tmp_path: Path) -> None:
 
 def test_a_degraded_frame_has_a_reason_and_no_label() -> None:
     bad = replace(RESULT, label="", score=0.0, scores=np.zeros(4, np.float32), degraded="embedding")
-    line = record(frame_at(0), bad)
+    line = AnswerRecord.of(frame_at(0), bad).to_json()
     assert {key: line[key] for key in ("label", "score", "top", "degraded")} == {
         "label": None,
         "score": 0.0,
@@ -145,7 +151,7 @@ def test_a_degraded_frame_has_a_reason_and_no_label() -> None:
 
 
 def indices(path: Path) -> list[int]:
-    return [json.loads(line)["index"] for line in path.read_text().splitlines()]
+    return [json.loads(line)["sequence"] for line in path.read_text().splitlines()]
 
 
 def test_jsonl_that_is_appended_to_can_be_read_at_once_and_stays_after_an_abort(tmp_path: Path) -> None:
@@ -180,7 +186,7 @@ def test_jsonl_leaves_half_a_line_of_before_alone(tmp_path: Path) -> None:
         sink.write(frame_at(1), [RESULT])
     first, half, second = path.read_text().splitlines()
     assert (first, half) == ('{"index": 0}', '{"ind')
-    assert json.loads(second)["index"] == 1
+    assert json.loads(second)["sequence"] == 1
 
 
 def test_jsonl_that_is_appended_to_on_a_full_disk_holds_whole_lines(tiny_disk: Path) -> None:
@@ -285,7 +291,7 @@ def test_jsonl_on_a_full_disk_that_is_freed_again_holds_whole_lines_and_counts_t
         ballast.unlink()
         sink.write(frame_at(60), [RESULT])
         counts = sink.counts
-    kept = [json.loads(line)["index"] for line in (tiny_disk / "out.jsonl").read_text().splitlines()]
+    kept = [json.loads(line)["sequence"] for line in (tiny_disk / "out.jsonl").read_text().splitlines()]
     assert 1 < len(kept) < 61, "the first page of the file was there before the disk was full"
     assert (kept[0], kept[-1]) == (0, 60)
     assert (counts.offered, counts.sent, counts.lost, counts.errors) == (61, len(kept), 61 - len(kept), 61 - len(kept))
@@ -296,7 +302,7 @@ def test_jsonl_on_a_disk_that_stays_full_ends_with_a_whole_line(tiny_disk: Path)
     with JsonlSink(tiny_disk / "out.jsonl", on_error="drop") as sink:
         for index in range(3000):
             sink.write(frame_at(index, (2, 2)), [RESULT])
-    kept = [json.loads(line)["index"] for line in (tiny_disk / "out.jsonl").read_text().splitlines()]
+    kept = [json.loads(line)["sequence"] for line in (tiny_disk / "out.jsonl").read_text().splitlines()]
     assert kept == list(range(sink.counts.sent))
     assert 0 < sink.counts.lost == 3000 - sink.counts.sent
 

@@ -121,7 +121,7 @@ class Listener:
         self._client.connect_async("127.0.0.1", port)
 
     def documents(self) -> list[tuple[str, int]]:
-        return [(topic, json.loads(body)["index"]) for topic, body, _ in list(self.heard) if topic[-6:] != "status"]
+        return [(topic, json.loads(body)["sequence"]) for topic, body, _ in list(self.heard) if topic[-6:] != "status"]
 
     def status(self) -> list[str]:
         return [body.decode() for topic, body, _ in list(self.heard) if topic == "pgn-edge/status"]

@@ -96,7 +96,7 @@ def test_a_degraded_answer_has_no_label() -> None:
     nothing = replace(RESULT, label="", score=0.0, scores=np.zeros(8, np.float32), degraded="canvas")
     state.write(frame_at(0), [nothing])
     (answer,) = state.document(-1)["cameras"][0]["answers"]
-    assert (answer["degraded"], answer["label"], answer["top"]) == ("canvas", "", [])
+    assert (answer["degraded"], answer["label"], answer["top"]) == ("canvas", None, [])
 
 
 def test_answers_of_a_task_that_was_removed_go() -> None:
