@@ -19,7 +19,7 @@ from pgn_edge.runtime.result import Result
 from pgn_edge.runtime.runtime import Runtime
 from pgn_edge.runtime.scheduler import BatchCounts
 from pgn_edge.runtime.sinks import Sink
-from pgn_edge.runtime.sources import Frame, Source, new_run
+from pgn_edge.runtime.sources import Frame, Missing, Source, new_run
 
 if TYPE_CHECKING:
     from pgn_edge.runtime.live import Counters
@@ -51,6 +51,7 @@ class CameraSummary:
         reconnects: times that frames came again after the camera was lost.
         age_ms: from the capture to the sinks, of the last 10,000 frames; None of a file.
         error: what the camera ended with; empty where it simply ended.
+        missing: Frames that a file or a folder should have given and did not.
     """
 
     frames: int
@@ -59,6 +60,7 @@ class CameraSummary:
     reconnects: int
     age_ms: Latency | None
     error: str
+    missing: Missing = field(default_factory=Missing)
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class RunSummary:
     Args:
         run: Id of the run, as every answer record has it.
         frames: number of frames answered.
-        missing_frames: frames that the sources stated and did not give.
+        missing_frames: Number of frames that files and folders should have given and did not.
         seconds: wall-clock time from the first frame to the last, reading and writing included.
         fps: frames / seconds.
         counts: frames by task and label, the most frequent label first; degraded ones have none.
@@ -234,7 +236,7 @@ class Account:
         return RunSummary(
             run=self._run,
             frames=self._frames,
-            missing_frames=sum(source.missing_frames for source in self._sources.values()),
+            missing_frames=sum(source.missing.frames for source in self._sources.values()),
             seconds=seconds,
             fps=self._frames / seconds if self._frames else 0.0,
             counts={task: dict(counter.most_common()) for task, counter in self._counts.items()},
@@ -269,6 +271,7 @@ def _camera(tally: _Tally, source: Source) -> CameraSummary:
         reconnects=reconnects(source),
         age_ms=_latency(tally.ages_ms) if tally.ages_ms else None,
         error=tally.error,
+        missing=source.missing,
     )
 
 

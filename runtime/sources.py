@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -20,8 +20,8 @@ from pgn_edge.images import IMAGE_SUFFIXES, is_image, read_image
 if TYPE_CHECKING:
     from pgn_edge.runtime.live import LiveOptions, LiveSource
 
-# Of other containers OpenCV only estimates the count, from duration and rate: good for no claim about lost frames.
-COUNTED_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi")
+# Of other containers OpenCV only estimates the count, from duration and rate, which is no base for a claim.
+INDEXED_SUFFIXES, STATED_SUFFIXES = (".mp4", ".m4v", ".mov"), (".avi",)
 DEFAULT_FPS = 25.0
 HIGHEST_FPS = 1000.0
 
@@ -87,6 +87,28 @@ class Frame:
         return replace(self, camera=camera, name=f"{camera}#{self.number}" if is_numbered else self.name)
 
 
+@dataclass(frozen=True)
+class Missing:
+    """Frames that a source should have given and did not.
+
+    Args:
+        damaged: Number of video frames that could not be decoded, with readable frames after them.
+        cut_short: Number of video frames after the last readable one.
+        unreadable: Number of images that could not be read.
+        first: What was missing first, for people; empty where nothing is.
+    """
+
+    damaged: int = 0
+    cut_short: int = 0
+    unreadable: int = 0
+    first: str = ""
+
+    @property
+    def frames(self) -> int:
+        """Number of all of them."""
+        return self.damaged + self.cut_short + self.unreadable
+
+
 class Source(Protocol):
     """A context manager that yields frames, once, in order."""
 
@@ -103,8 +125,8 @@ class Source(Protocol):
         """Number of frames that it should give; None where nobody knows."""
 
     @property
-    def missing_frames(self) -> int:
-        """Frames short of `count`, once the iteration has ended."""
+    def missing(self) -> Missing:
+        """Frames that it should have given and did not, as far as it has been read."""
 
     def __iter__(self) -> Iterator[Frame]: ...
 
@@ -115,7 +137,9 @@ class Source(Protocol):
     ) -> None: ...
 
 
-def open_source(source: str | int | Iterable[np.ndarray], options: LiveOptions | None = None) -> Source:
+def open_source(
+    source: str | int | Iterable[np.ndarray], options: LiveOptions | None = None, *, strict: bool = False
+) -> Source:
     """Open what `source` names; a camera has given its first frame when this returns.
 
     Args:
@@ -123,6 +147,7 @@ def open_source(source: str | int | Iterable[np.ndarray], options: LiveOptions |
             of a camera, /dev/videoN, rtsp:// or http:// address, or GStreamer pipeline; or an iterable of images,
             (h, w, 3) uint8 BGR.
         options: how to read a camera or a stream; refused where there is none.
+        strict: Whether the first image of a folder that cannot be read is an error; otherwise it is counted as missing.
 
     Raises:
         DataError: no such path, a folder without images, a video that gives no frame, a camera that gives none within
@@ -140,7 +165,7 @@ def open_source(source: str | int | Iterable[np.ndarray], options: LiveOptions |
             got="a file, a folder or an iterator, which is read at the speed of its answers",
             do="leave these options out",
         )
-    return _open_file(source) if isinstance(source, str) else _iterator(source)
+    return _open_file(source, strict) if isinstance(source, str) else _iterator(source)
 
 
 def _connected(source: str, options: LiveOptions | None) -> LiveSource | None:
@@ -164,7 +189,7 @@ def _iterator(images: Iterable[np.ndarray]) -> Source:
     return IteratorSource(images)
 
 
-def _open_file(source: str) -> Source:
+def _open_file(source: str, strict: bool) -> Source:
     path = Path(source)
     if not path.exists():
         raise DataError(source, expected="a video, an image or a folder", got="no such path", do="check the path")
@@ -177,8 +202,12 @@ def _open_file(source: str) -> Source:
                 got="a folder without any",
                 do="name a folder that holds images itself, not in folders below it",
             )
-        return ImageSource(source, images)
-    return ImageSource(source, [path]) if is_image(path) else VideoSource(path)
+        return ImageSource(source, images, strict)
+    if is_image(path):
+        return ImageSource(source, [path], strict=True)
+    from pgn_edge.runtime.video_file import VideoSource  # with OpenCV: not at import
+
+    return VideoSource(path)
 
 
 class ImageSource:
@@ -187,16 +216,32 @@ class ImageSource:
     Args:
         name: for messages.
         paths: in the order in which they are read.
+        strict: Whether an image that cannot be read is an error; otherwise it is left out and counted.
     """
 
-    def __init__(self, name: str, paths: Sequence[Path]) -> None:
-        self.name, self.fps, self.missing_frames = name, DEFAULT_FPS, 0
+    def __init__(self, name: str, paths: Sequence[Path], strict: bool = False) -> None:
+        self.name, self.fps, self.missing = name, DEFAULT_FPS, Missing()
         self.count: int | None = len(paths)
-        self._paths = tuple(paths)
+        self._paths, self._strict = tuple(paths), strict
 
     def __iter__(self) -> Iterator[Frame]:
-        for index, path in enumerate(self._paths):
-            yield Frame(index, path.name, None, np.ascontiguousarray(read_image(path)[..., ::-1]), camera="files")
+        """Read one image after the other.
+
+        Raises:
+            DataError: an image cannot be read, and the source is strict; or none of several can.
+        """
+        self.missing = Missing()
+        for number, path in enumerate(self._paths):
+            try:
+                image_bgr = np.ascontiguousarray(read_image(path)[..., ::-1])
+            except DataError as exc:
+                unreadable = self.missing.unreadable + 1
+                if self._strict or unreadable == len(self._paths):
+                    raise
+                self.missing = Missing(unreadable=unreadable, first=self.missing.first or str(exc))
+                continue
+            index = number - self.missing.unreadable
+            yield Frame(index, path.name, None, image_bgr, sequence=number, camera="files")
 
     def __enter__(self) -> ImageSource:
         return self
@@ -205,66 +250,3 @@ class ImageSource:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         pass
-
-
-class VideoSource:
-    """A video file, decoded by OpenCV. It is open from the start and proven to give a frame.
-
-    Args:
-        path: of the video.
-
-    Raises:
-        DataError: it does not open, or gives no frame.
-    """
-
-    def __init__(self, path: Path) -> None:
-        import cv2
-
-        self.name = str(path)
-        self._file_name = path.name
-        self._capture: Any = cv2.VideoCapture(self.name)
-        try:
-            self._next = self._read()
-            if self._next is None:
-                raise DataError(
-                    self.name,
-                    expected="a video that OpenCV decodes, or an image",
-                    got="no frame",
-                    do="check that the file is whole, or convert it to H.264 in .mp4",
-                )
-            fps = float(self._capture.get(cv2.CAP_PROP_FPS))
-            stated = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        except BaseException:
-            self._capture.release()
-            raise
-        self.fps = fps if 0 < fps <= HIGHEST_FPS else DEFAULT_FPS
-        counted = path.suffix.lower() in COUNTED_SUFFIXES and stated > 0
-        self.count = int(stated) if counted else None
-        self.missing_frames = 0
-
-    def __iter__(self) -> Iterator[Frame]:
-        index = 0
-        while self._next is not None:
-            image_bgr, clock_s = self._next
-            # A backend without a clock says 0 for every frame.
-            time_s = clock_s if clock_s > 0 else index / self.fps
-            yield Frame(index, f"{self._file_name}#{index}", time_s, image_bgr, camera=self._file_name)
-            index += 1
-            self._next = self._read()
-        self.missing_frames = max((self.count or 0) - index, 0)
-
-    def _read(self) -> tuple[np.ndarray, float] | None:
-        import cv2
-
-        decoded, image_bgr = self._capture.read()
-        if not decoded:
-            return None
-        return image_bgr, self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
-
-    def __enter__(self) -> VideoSource:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._capture.release()

@@ -26,7 +26,7 @@ from pgn_edge.cli.run_plan import (
     SinkPlan,
     parse_address,
 )
-from pgn_edge.cli.run_report import print_summary
+from pgn_edge.cli.run_report import missing_lines, print_summary
 
 BESIDE_CONFIG = ("config", "as_json")
 # A path may hold an equals sign too, and so may an address and a pipeline, further down.
@@ -128,6 +128,9 @@ def _cameras(ctx: click.Context, param: click.Parameter, sources: Sequence[str])
     help="What a file does that cannot be written; drop if left out and a source is a camera.",
 )
 @click.option(
+    "--strict", is_flag=True, help="Stop at an unreadable image; status 1 if a video lacks frames. [default: go on]"
+)
+@click.option(
     "--metrics",
     type=_Address(METRICS_PORT),
     help="Serve /metrics and /healthz there; beyond loopback $PGN_EDGE_METRICS_TOKEN.",
@@ -158,9 +161,12 @@ def run(config: str | None, as_json: bool, **options: Any) -> None:
             for path in (plan.sinks.video, plan.sinks.jsonl):
                 if path and path != "-" and Path(path).exists():  # a video that lost all its frames is removed
                     click.echo(f"{path}: {Path(path).stat().st_size / 1e6:.2f} MB")
+    for line in missing_lines(summary):
+        click.echo(f"pgn-edge: {line}", err=True)
     for name, error in summary.failed.items():
         click.echo(f"pgn-edge: {name}: {error}", err=True)
-    ctx.exit(1 if summary.failed else 0)
+    incomplete = plan.strict and summary.missing_frames
+    ctx.exit(1 if summary.failed or incomplete else 0)
 
 
 def _require_alone(ctx: click.Context) -> None:
@@ -205,6 +211,7 @@ def _plan(**options: Any) -> RunPlan:
         metrics=_listen(options["metrics"], "PGN_EDGE_METRICS_TOKEN"),
         web=_listen(web, "PGN_EDGE_WEB_TOKEN"),
         bundles=options["bundles"],
+        strict=options["strict"],
     )
 
 

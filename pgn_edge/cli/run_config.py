@@ -32,7 +32,7 @@ Kinds = Mapping[str, type]
 
 TOP: Kinds = {
     **{"vit": str, "provider": str, "threads": int, "gpu": int, "tasks": dict, "cameras": dict},
-    **{"batching": dict, "sinks": dict, "metrics": dict, "web": dict},
+    **{"batching": dict, "sinks": dict, "metrics": dict, "web": dict, "strict": bool},
 }
 CAMERA: Kinds = {
     **{"source": str, "tasks": list, "policy": str, "max_fps": float, "queue": int},
@@ -102,6 +102,7 @@ class _Config:
             metrics=self.listen("metrics", top, METRICS, METRICS_PORT),
             web=self.listen("web", top, WEB, WEB_PORT),
             bundles=self.file(web["bundles"]) if "bundles" in web else None,
+            strict=top.get("strict", False),
         )
 
     def load(self) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def execute(plan: RunPlan) -> RunSummary:
     with ExitStack() as stack:
         sources = {}
         for camera in plan.cameras:
-            source = stack.enter_context(_open(camera, alone=len(plan.cameras) == 1))
+            source = stack.enter_context(_open(camera, len(plan.cameras) == 1, plan.strict))
             sources[camera.name or source.name] = source
         live = any(isinstance(source, LiveSource) for source in sources.values())
         runtime = stack.enter_context(Runtime(plan.vit, plan.tasks, canvases=plan.draws, **plan.engine))
@@ -52,7 +52,7 @@ def execute(plan: RunPlan) -> RunSummary:
         return run_cameras(runtime, cameras, places, batching=batching, progress=progress, metrics=metrics)
 
 
-def _open(camera: CameraPlan, alone: bool) -> Source:
+def _open(camera: CameraPlan, alone: bool, strict: bool) -> Source:
     """Open a source; one camera alone is waited for, and of several each connects while the others run."""
     from pgn_edge.runtime.live import LiveOptions, LiveSource
     from pgn_edge.runtime.live.address import live_address
@@ -61,7 +61,7 @@ def _open(camera: CameraPlan, alone: bool) -> Source:
     options = LiveOptions(**camera.live) if camera.live else None
     if not alone and live_address(camera.source) is not None:
         return LiveSource(camera.source, options)
-    return open_source(camera.source, options)
+    return open_source(camera.source, options, strict=strict)
 
 
 @contextmanager

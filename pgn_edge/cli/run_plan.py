@@ -76,6 +76,7 @@ class RunPlan:
         metrics: where numbers are served; None for nowhere.
         web: where the live page is; None for nowhere.
         bundles: folder of bundles that the page may swap in; None for none.
+        strict: Whether an unreadable image stops the run, and missing frames make it fail.
     """
 
     vit: str
@@ -87,6 +88,7 @@ class RunPlan:
     metrics: Listen | None = None
     web: Listen | None = None
     bundles: str | None = None
+    strict: bool = False
 
     @property
     def draws(self) -> bool:

@@ -27,9 +27,23 @@ def print_summary(summary: RunSummary) -> None:
         click.echo(f"{printable(task)}: {count} degraded frames, whose answers were not finite")
     for sink, count in summary.lost.items():
         click.echo(f"{sink}: {count} lost")
-    if summary.missing_frames:
-        stated = summary.frames + summary.missing_frames
-        click.echo(f"the video ended early: {summary.missing_frames} of the {stated} frames it states are missing")
+
+
+def missing_lines(summary: RunSummary) -> list[str]:
+    """Say what files and folders should have given and did not, one line for each source that lacks something."""
+    lines = []
+    for name, camera in summary.cameras.items():
+        missing = camera.missing
+        if missing.frames:
+            counts = {
+                "damaged": missing.damaged,
+                "cut short at the end": missing.cut_short,
+                "unreadable": missing.unreadable,
+            }
+            reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
+            first = f"; the first: {missing.first}" if missing.first else ""
+            lines.append(f"{printable(name)}: missing frames: {missing.frames} ({reasons}){first}")
+    return lines
 
 
 def _print_answers(summary: RunSummary) -> None:

@@ -25,6 +25,7 @@ class Pending:
         sequence: number of the frame since the source was opened.
         captured_s: monotonic clock when it came from the camera, seconds.
         give_back: called once the slot may be written again.
+        media: Media time in seconds, and damaged frames before this one, of a file; None of a camera.
     """
 
     memory: FrameMemory
@@ -32,6 +33,7 @@ class Pending:
     sequence: int
     captured_s: float
     give_back: Callable[[int], None]
+    media: tuple[float, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +46,7 @@ class Taken:
         sequence: as it was pending.
         dropped: frames between the one handed over before and this one.
         captured_s: as it was pending.
+        media: as it was pending.
     """
 
     image_bgr: np.ndarray
@@ -51,6 +54,7 @@ class Taken:
     sequence: int
     dropped: int
     captured_s: float
+    media: tuple[float, int] | None
 
 
 class FrameBuffer:
@@ -123,7 +127,7 @@ class FrameBuffer:
         image_bgr = frame.memory.read(frame.slot)
         self.taken_s = time.monotonic()
         frame.give_back(frame.slot)
-        return Taken(image_bgr, index, frame.sequence, dropped, frame.captured_s)
+        return Taken(image_bgr, index, frame.sequence, dropped, frame.captured_s, frame.media)
 
     def wait_for_first(self) -> None:
         """Wait until a frame has come or the source has ended.

@@ -6,7 +6,8 @@ no engine. Both pipes carry one JSON value a line.
 - stdin: the order (kind, address, policy, max_fps); then `{"memory": name, "slots": n}` as an answer to `size`, and
   `{"free": slot, "memory": name}` for a slot that may be written again. Where stdin ends, so does the grabber.
 - stdout: `["opened", fps, count]`, `["size", h, w]`, `["attached"]`, `["frame", slot, sequence, captured_ns,
-  thinned]`, `["alive", thinned]`, and at last `["ended", frames]` or `["failed", reason]`.
+  thinned, media]`, `["alive", thinned]`, and at last `["ended", frames, damaged]` or `["failed", reason]`. `media` is
+  null for a camera, and of a file `[time_s, damaged]`: media time of the frame, and how many before it did not decode.
 
 A slot belongs to one side at a time, and changes hands with a line in a pipe. So a frame that is half written, also by
 a grabber that was killed, is never read, on processors of any memory order.
@@ -25,6 +26,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any, NoReturn
 
+MOST_FAILURES = 1000  # in a row, in a file: OpenCV reports a damaged packet and the end alike
 BEAT_S = 0.2  # between two signs of life while no frame is handed over
 CHANNELS = 3
 # In one TCP connection no packet is lost. Without the rest FFmpeg holds frames back, to probe and to reorder them, and
@@ -156,27 +158,33 @@ def is_picture(image: Any) -> bool:
     return image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3, 4))
 
 
-def grab(parent: Parent, capture: Any, order: dict[str, Any], wait: bool) -> tuple[int, str]:
-    """Hand over frames until none comes.
+def grab(parent: Parent, capture: Any, order: dict[str, Any], count: int, wait: bool) -> tuple[int, int, str]:
+    """Hand over frames until none comes; a file goes on after a frame that does not decode, a camera starts again.
 
     Args:
-        parent: who gets them.
-        capture: an open `cv2.VideoCapture`.
-        order: `max_fps` is a number or None.
-        wait: for a free slot, and for the time of the next frame, instead of leaving frames out.
+        parent: Pipes to the process that gets the frames.
+        capture: Open `cv2.VideoCapture`.
+        order: Order of the parent; `max_fps` is a number or None.
+        count: Number of frames of a file; 0 for a camera.
+        wait: Whether to wait for a free slot and for the time of the next frame, instead of leaving frames out.
 
     Returns:
-        How many were read, and why no more are.
+        Number of frames read, number of damaged ones between them, and why no more are read.
     """
+    import cv2
+
     slots = Slots(parent)
     period_s = 1 / order["max_fps"] if order["max_fps"] else 0.0
-    due_s, thinned, sequence = time.monotonic(), 0, 0
+    due_s, thinned, sequence, damaged, failures = time.monotonic(), 0, 0, 0, 0
     while True:
         while wait and (ahead_s := due_s - time.monotonic()) > 0:
             time.sleep(min(ahead_s, BEAT_S))
             parent.beat(thinned)
         if not capture.grab():
-            return sequence, "no more frames"
+            failures += 1
+            if failures > min(max(count - sequence - damaged, 0), MOST_FAILURES):
+                return sequence, damaged, "no more frames"
+            continue
         captured_ns = time.monotonic_ns()
         if captured_ns / 1e9 < due_s:
             thinned += 1
@@ -186,13 +194,18 @@ def grab(parent: Parent, capture: Any, order: dict[str, Any], wait: bool) -> tup
         due_s = max(due_s + period_s, captured_ns / 1e9 - period_s)
         decoded, image = capture.retrieve()
         if not decoded or not is_picture(image):
-            return sequence, "a frame that is no picture"
+            failures += 1
+            if failures > min(max(count - sequence - damaged, 0), MOST_FAILURES):
+                return sequence, damaged, "a frame that is no picture"
+            continue
+        damaged, failures = damaged + failures, 0
+        media = (capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3, damaged) if count else None
         slots.fit(image.shape[:2])
         slot = slots.write(image, wait)
         if slot is None:
             parent.beat(thinned)
         else:
-            parent.tell("frame", slot, sequence, captured_ns, thinned)
+            parent.tell("frame", slot, sequence, captured_ns, thinned, media)
         sequence += 1
 
 
@@ -210,12 +223,12 @@ def serve(parent: Parent) -> None:
         count = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0) if order["may_end"] else 0
         parent.tell("opened", float(capture.get(cv2.CAP_PROP_FPS)), count)
         wait = order["policy"] == "wait" or (order["policy"] is None and count > 0)
-        frames, reason = grab(parent, capture, order, wait)
+        frames, damaged, reason = grab(parent, capture, order, count, wait)
     except cv2.error as exc:
         parent.tell("failed", str(exc))
         return
     if count:
-        parent.tell("ended", frames)
+        parent.tell("ended", frames, damaged)
     else:
         parent.tell("failed", reason)
 

@@ -9,7 +9,7 @@ from types import TracebackType
 import numpy as np
 
 from pgn_edge.errors import DataError
-from pgn_edge.runtime.sources import DEFAULT_FPS, Frame
+from pgn_edge.runtime.sources import DEFAULT_FPS, Frame, Missing
 
 
 class IteratorSource:
@@ -20,7 +20,7 @@ class IteratorSource:
     """
 
     def __init__(self, images: Iterable[np.ndarray]) -> None:
-        self.name, self.fps, self.missing_frames = "iterator", DEFAULT_FPS, 0
+        self.name, self.fps, self.missing = "iterator", DEFAULT_FPS, Missing()
         self.count: int | None = None
         self._images = images
 

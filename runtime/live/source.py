@@ -12,7 +12,7 @@ from pgn_edge.runtime.live.address import Address, live_address
 from pgn_edge.runtime.live.buffer import FrameBuffer
 from pgn_edge.runtime.live.options import Counters, LiveOptions
 from pgn_edge.runtime.live.supervisor import Supervisor
-from pgn_edge.runtime.sources import COUNTED_SUFFIXES, DEFAULT_FPS, HIGHEST_FPS, Frame
+from pgn_edge.runtime.sources import DEFAULT_FPS, HIGHEST_FPS, INDEXED_SUFFIXES, STATED_SUFFIXES, Frame, Missing
 
 CLOSE_S = 1.9
 
@@ -56,13 +56,17 @@ class LiveSource:
     def count(self) -> int | None:
         """Number of frames of a file behind an address whose container states it; None of a camera."""
         count = self._supervisor.stream.count
-        return count if count and self._suffix in COUNTED_SUFFIXES else None
+        return count if count and self._suffix in (*INDEXED_SUFFIXES, *STATED_SUFFIXES) else None
 
     @property
-    def missing_frames(self) -> int:
-        """Frames short of `count`, once a file behind an address has ended."""
-        read = self._supervisor.stream.ended_after
-        return max((self.count or 0) - read, 0) if read is not None else 0
+    def missing(self) -> Missing:
+        """Frames of a file behind an address that were not read; none of a camera, which states no count."""
+        stream = self._supervisor.stream
+        if stream.ended_after is None:
+            return Missing()
+        short = max((self.count or 0) - stream.ended_after - stream.damaged, 0)
+        first = f"{self.name}#{stream.ended_after}" if short and not stream.damaged else ""
+        return Missing(damaged=stream.damaged, cut_short=short, first=first)
 
     @property
     def counters(self) -> Counters:
@@ -91,14 +95,16 @@ class LiveSource:
     def __iter__(self) -> Iterator[Frame]:
         while (taken := self._buffer.take()) is not None:
             age_s = time.monotonic() - taken.captured_s
+            time_s, damaged = taken.media or (None, 0)
+            number = taken.sequence + damaged
             yield Frame(
                 index=taken.index,
-                name=f"{self.name}#{taken.sequence}",
-                time_s=None,
+                name=f"{self.name}#{number}",
+                time_s=time_s,
                 image_bgr=taken.image_bgr,
                 captured_s=taken.captured_s,
                 age_ms=age_s * 1e3,
-                sequence=taken.sequence,
+                sequence=number,
                 dropped=taken.dropped,
                 camera=self.name,
                 at_s=time.time() - age_s,

@@ -33,11 +33,13 @@ class Stream:
         fps: as the stream states it, which may be anything; 0 before.
         count: frames of a stream that ends; 0 of one that does not.
         ended_after: frames that were read of one that has ended.
+        damaged: Number of frames that did not decode, with readable ones after them.
     """
 
     fps: float = 0.0
     count: int = 0
     ended_after: int | None = None
+    damaged: int = 0
 
 
 @dataclass(frozen=True)
@@ -191,8 +193,7 @@ class Connection:
             if event is None:
                 return Loss("errors", f"the grabber died: {without_secrets(self._grabber.last_words())}")
             if event[0] == "ended":
-                self._stream.ended_after = event[1]
-                return None
+                return self._ended(*event[1:])
             loss = self._handlers[event[0]](*event[1:])
             if loss is not None:
                 return loss
@@ -210,6 +211,16 @@ class Connection:
         if self._memory is not None and self._buffer.waiting >= self._memory.slots:
             return time.monotonic() + self._options.stall_s  # it waits for the app
         return max(self._last_sign_s, self._buffer.taken_s) + self._options.stall_s
+
+    def _ended(self, frames: int, damaged: int) -> None:
+        if not frames and not self._first_sequence:
+            raise DataError(
+                self._address.label,
+                expected="a video that OpenCV decodes",
+                got="no frame",
+                do="check that the file is whole, or convert it to H.264 in .mp4",
+            )
+        self._stream.ended_after, self._stream.damaged = frames, damaged
 
     def _stall(self) -> Loss:
         reason = "no frame in time" if self._stream.fps or self._stream.count else "no answer in time"
@@ -230,12 +241,13 @@ class Connection:
         assert self._memory is not None
         self._memory.unlink()
 
-    def _frame(self, slot: int, sequence: int, captured_ns: int, thinned: int) -> None:
+    def _frame(self, slot: int, sequence: int, captured_ns: int, thinned: int, media: tuple[float, int] | None) -> None:
         assert self._memory is not None
         if self._last_sign_s is None and self._first_sequence:
             self._buffer.add("reconnects")
         give_back = partial(_give_back, self._grabber, self._memory.name)
-        self._buffer.put(Pending(self._memory, slot, self._first_sequence + sequence, captured_ns / 1e9, give_back))
+        number, captured_s = self._first_sequence + sequence, captured_ns / 1e9
+        self._buffer.put(Pending(self._memory, slot, number, captured_s, give_back, media))
         self._alive(thinned)
 
     def _alive(self, thinned: int) -> None:

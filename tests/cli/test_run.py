@@ -89,9 +89,33 @@ def test_run_jsonl_on_stdout_leaves_the_summary_to_stderr(clip: Path, tiny_pair)
 def test_run_tells_of_missing_frames(tmp_path: Path, tiny_pair) -> None:
     path = write_clip(tmp_path / "clip.avi", 12)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    done = call("run", "--source", path, "--vit", tiny_pair.vit, "--task", tiny_pair.task)
+    command = ("run", "--source", path, "--vit", tiny_pair.vit, "--task", tiny_pair.task)
+    done, strict = call(*command, "--json"), call(*command, "--strict")
+    assert (done.exit_code, strict.exit_code) == (0, 1), done.output
+    document = json.loads(done.stdout)
+    missing = document["cameras"][str(path)]["missing"]
+    assert 0 < document["missing_frames"] == missing["cut_short"] == 12 - document["frames"]
+    said = (
+        f"{path}: {missing['cut_short']} frames are missing ({missing['cut_short']} cut short at the end); the first: "
+    )
+    for result in (done, strict):
+        assert result.stderr.strip().splitlines()[-1] == f"pgn-edge: {said}clip.avi#{document['frames']}"
+
+
+def test_run_answers_the_readable_images_of_a_folder(tmp_path: Path, tiny_pair) -> None:
+    folder = tmp_path / "shelf"
+    folder.mkdir()
+    for name in ("a.png", "c.png"):
+        cv2.imwrite(str(folder / name), np.zeros((48, 64, 3), np.uint8))
+    (folder / "b.png").write_bytes((folder / "a.png").read_bytes()[:40])
+    command = ("run", "--source", folder, "--vit", tiny_pair.vit, "--task", tiny_pair.task, "--jsonl")
+    done, strict = call(*command, tmp_path / "out.jsonl"), call(*command, tmp_path / "strict.jsonl", "--strict")
     assert done.exit_code == 0, done.output
-    assert "of the 12 frames it states are missing" in done.stdout
+    assert [line["name"] for line in lines_of((tmp_path / "out.jsonl").read_text())] == ["a.png", "c.png"]
+    assert f"shelf: 1 frames are missing (1 unreadable); the first: {folder / 'b.png'}: expected" in done.stderr
+    assert strict.exit_code == 1
+    assert strict.stderr.startswith(f"pgn-edge: {folder / 'b.png'}: expected")
+    assert not (tmp_path / "strict.jsonl").exists()
 
 
 def test_task_name_comes_before_an_equals_sign_but_not_from_a_folder(tmp_path: Path, clip: Path, tiny_pair) -> None:

@@ -121,9 +121,22 @@ def test_interruption_discards_every_sink(runtime: Runtime, images: Path, out: P
     assert list(out.iterdir()) == []
 
 
-def test_bad_image_in_the_middle_is_named_and_discards_every_sink(runtime: Runtime, images: Path, out: Path) -> None:
+def test_a_bad_image_in_the_middle_is_counted_and_the_others_are_answered(
+    runtime: Runtime, images: Path, out: Path
+) -> None:
     (images / "2.png").write_bytes(b"no image")
-    with open_source(str(images)) as source, pytest.raises(DataError, match=r"2\.png"):
+    with open_source(str(images)) as source:
+        summary = run_app(runtime, source, sinks_in(out, runtime))
+    lines = [json.loads(line) for line in (out / "out.jsonl").read_text().splitlines()]
+    assert [(line["name"], line["sequence"]) for line in lines[::2]] == [("0.png", 0), ("1.png", 1), ("3.png", 3)]
+    missing = summary.cameras[str(images)].missing
+    assert (summary.frames, summary.missing_frames, missing.unreadable) == (3, 1, 1)
+    assert missing.first.startswith(f"{images / '2.png'}: expected an image")
+
+
+def test_a_bad_image_stops_a_strict_run_and_discards_every_sink(runtime: Runtime, images: Path, out: Path) -> None:
+    (images / "2.png").write_bytes(b"no image")
+    with open_source(str(images), strict=True) as source, pytest.raises(DataError, match=r"2\.png"):
         run_app(runtime, source, sinks_in(out, runtime))
     assert list(out.iterdir()) == []
 

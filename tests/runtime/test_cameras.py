@@ -23,7 +23,7 @@ from pgn_edge.runtime.metrics import Metrics
 from pgn_edge.runtime.result import Result
 from pgn_edge.runtime.scheduler import Batching
 from pgn_edge.runtime.sinks import CallbackSink, JsonlSink
-from pgn_edge.runtime.sources import Frame, open_source
+from pgn_edge.runtime.sources import Frame, Missing, open_source
 
 SOON_S = 20.0
 NOISE = np.random.default_rng(0).integers(0, 256, (6, 48, 64, 3), dtype=np.uint8)
@@ -56,7 +56,7 @@ def endless() -> Iterator[np.ndarray]:
 class Faulty:
     """A source that gives what it is given: frames, and errors in their place."""
 
-    name, fps, count, missing_frames = "faulty", 25.0, None, 0
+    name, fps, count, missing = "faulty", 25.0, None, Missing()
 
     def __init__(self, items: Iterable[np.ndarray | Exception]) -> None:
         self._items = enumerate(items)

@@ -39,7 +39,7 @@ def halve(path: Path) -> Path:
 def test_video_gives_its_frames_with_their_times(tmp_path: Path) -> None:
     with open_source(str(write_clip(tmp_path / "clip.mp4", 5))) as source:
         frames = list(source)
-    assert (source.fps, source.count, source.missing_frames) == (10.0, 5, 0)
+    assert (source.fps, source.count, source.missing.frames) == (10.0, 5, 0)
     assert [frame.index for frame in frames] == list(range(5))
     assert frames[3].name == "clip.mp4#3"
     assert [frame.time_s for frame in frames] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
@@ -57,13 +57,13 @@ def test_truncated_video_counts_what_is_missing(tmp_path: Path) -> None:
         read = len(list(source))
     assert 0 < read < 12
     assert source.count == 12
-    assert source.missing_frames == 12 - read
+    assert source.missing.frames == 12 - read
 
 
 def test_container_without_a_count_claims_no_missing_frames(tmp_path: Path) -> None:
     with open_source(str(halve(write_clip(tmp_path / "clip.mkv", 12)))) as source:
         assert 0 < len(list(source)) < 12
-    assert (source.count, source.missing_frames) == (None, 0)
+    assert (source.count, source.missing.frames) == (None, 0)
 
 
 def test_folder_is_read_by_name(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_folder_is_read_by_name(tmp_path: Path) -> None:
     with open_source(str(tmp_path)) as source:
         frames = list(source)
     assert [frame.name for frame in frames] == ["C.JPEG", "a.jpg", "b.png", "d.bmp", "e.webp"]
-    assert (source.fps, source.count, source.missing_frames) == (DEFAULT_FPS, 5, 0)
+    assert (source.fps, source.count, source.missing.frames) == (DEFAULT_FPS, 5, 0)
     assert [frame.time_s for frame in frames] == [None] * 5
     assert {frame.camera for frame in frames} == {"files"}
 
@@ -94,6 +94,12 @@ def test_half_an_image_is_named(tmp_path: Path, suffix: str) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), NOISE[0])
     cv2.imwrite(str(tmp_path / f"b{suffix}"), NOISE[0])
     halve(tmp_path / f"b{suffix}")
+    with open_source(str(tmp_path)) as source:
+        assert [frame.name for frame in source] == ["a.png"]
+    assert f"b{suffix}: expected" in source.missing.first
+    with open_source(str(tmp_path), strict=True) as source, pytest.raises(DataError, match=rf"b\{suffix}: expected"):
+        list(source)
+    (tmp_path / "a.png").unlink()
     with open_source(str(tmp_path)) as source, pytest.raises(DataError, match=rf"b\{suffix}: expected"):
         list(source)
 

@@ -120,7 +120,7 @@ def test_an_iterator_is_a_source() -> None:
     alpha = np.dstack([colour, grey])
     with open_source(image for image in (colour, grey, grey[..., None], alpha)) as source:
         frames = list(source)
-    assert (source.count, source.missing_frames) == (None, 0)
+    assert (source.count, source.missing.frames) == (None, 0)
     assert [(frame.index, frame.name, frame.sequence, frame.dropped) for frame in frames] == [
         (index, f"iterator#{index}", index, 0) for index in range(4)
     ]

@@ -31,6 +31,7 @@ from live_cameras import (
 from pgn_edge.errors import DataError
 from pgn_edge.runtime.live import LiveOptions, LiveSource, Policy, child, grabber, source
 from pgn_edge.runtime.sources import Frame, open_source
+from tests.runtime.videos import damage
 
 FAKE = Path(__file__).with_name("fake_camera.py")
 
@@ -68,7 +69,7 @@ def test_latest_gives_the_newest_frame(http: HttpCamera) -> None:
         assert isinstance(live, LiveSource)
         frames = take(live, 8, pause_s=0.15)
         numbers = [read_pattern(frame.image_bgr)[0] for frame in frames]
-        assert (live.count, live.missing_frames, live.name) == (None, 0, http.url)
+        assert (live.count, live.missing.frames, live.name) == (None, 0, http.url)
         assert_all_accounted_for(live, frames)
     assert numbers == sorted(set(numbers))
     assert [late - early for early, late in pairwise(numbers)] == [frame.dropped + 1 for frame in frames[1:]]
@@ -112,10 +113,40 @@ def test_a_file_behind_an_address_ends_and_loses_nothing(
         frames += list(live)
         assert live.counters.stalls == live.counters.dropped == live.counters.errors == 0
         assert (live.count, live.fps) == (30, 10.0)
-        assert (live.missing_frames > 0) is missing
-        assert len(frames) + live.missing_frames == 30
+        assert (live.missing.frames > 0) is missing
+        assert len(frames) + live.missing.frames == 30
     assert [read_pattern(frame.image_bgr)[0] for frame in frames] == list(range(len(frames)))
     assert frames[3].name == f"{http.root}/clip.avi?***#3"
+
+
+def test_a_file_behind_an_address_has_media_time_however_slowly_it_is_read(http: HttpCamera, tmp_path: Path) -> None:
+    http.files["/clip.avi"] = write_avi(tmp_path, 30)
+    with open_source(f"{http.root}/clip.avi", LiveOptions(max_fps=100)) as live:
+        frames = list(live)
+    assert [frame.time_s for frame in frames] == pytest.approx([number / 10 for number in range(30)])
+
+
+def test_a_damaged_packet_of_a_file_behind_an_address_costs_one_frame(http: HttpCamera, tmp_path: Path) -> None:
+    path = tmp_path / "damaged.avi"
+    path.write_bytes(write_avi(tmp_path, 30))
+    http.files["/clip.avi"] = damage(path, 12).read_bytes()
+    with open_source(f"{http.root}/clip.avi") as live:
+        frames = list(live)
+    others = [number for number in range(30) if number != 12]
+    assert [read_pattern(frame.image_bgr)[0] for frame in frames] == others
+    assert [frame.sequence for frame in frames] == others
+    assert [frame.dropped for frame in frames] == [0] * 29
+    assert (live.missing.damaged, live.missing.cut_short) == (1, 0)
+
+
+def test_a_file_behind_an_address_that_yields_no_frame_is_an_error(http: HttpCamera, tmp_path: Path) -> None:
+    path = tmp_path / "damaged.avi"
+    path.write_bytes(write_avi(tmp_path, 5))
+    http.files["/clip.avi"] = damage(path, 0, packets=5).read_bytes()
+    with pytest.raises(DataError, match="expected a video that OpenCV decodes, got no frame"):
+        open_source(f"{http.root}/clip.avi")
+    with LiveSource(f"{http.root}/clip.avi") as live, pytest.raises(DataError, match="got no frame"):
+        list(live)
 
 
 @pytest.mark.parametrize("policy", ["latest", "wait"])

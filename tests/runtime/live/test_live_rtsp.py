@@ -44,7 +44,7 @@ def open_live(url: str, options: LiveOptions | None = None) -> LiveSource:
 
 def test_plays_in_order_and_without_delay(rtsp: RtspCamera) -> None:
     with open_live(rtsp.url) as live:
-        assert (live.fps, live.count, live.missing_frames) == (25.0, None, 0)
+        assert (live.fps, live.count, live.missing.frames) == (25.0, None, 0)
         ages_ms, numbers = [], []
         for frame in live:
             ages_ms.append(true_age_ms(frame))
