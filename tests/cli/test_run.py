@@ -95,11 +95,9 @@ def test_run_tells_of_missing_frames(tmp_path: Path, tiny_pair) -> None:
     document = json.loads(done.stdout)
     missing = document["cameras"][str(path)]["missing"]
     assert 0 < document["missing_frames"] == missing["cut_short"] == 12 - document["frames"]
-    said = (
-        f"{path}: {missing['cut_short']} frames are missing ({missing['cut_short']} cut short at the end); the first: "
-    )
+    said = f"pgn-edge: {path}: missing frames: {missing['cut_short']} ({missing['cut_short']} cut short at the end)"
     for result in (done, strict):
-        assert result.stderr.strip().splitlines()[-1] == f"pgn-edge: {said}clip.avi#{document['frames']}"
+        assert result.stderr.strip().splitlines()[-1] == f"{said}; the first: clip.avi#{document['frames']}"
 
 
 def test_run_answers_the_readable_images_of_a_folder(tmp_path: Path, tiny_pair) -> None:
@@ -112,9 +110,9 @@ def test_run_answers_the_readable_images_of_a_folder(tmp_path: Path, tiny_pair) 
     done, strict = call(*command, tmp_path / "out.jsonl"), call(*command, tmp_path / "strict.jsonl", "--strict")
     assert done.exit_code == 0, done.output
     assert [line["name"] for line in lines_of((tmp_path / "out.jsonl").read_text())] == ["a.png", "c.png"]
-    assert f"shelf: 1 frames are missing (1 unreadable); the first: {folder / 'b.png'}: expected" in done.stderr
+    assert f"shelf: missing frames: 1 (1 unreadable); the first: {folder / 'b.png'}: expected" in done.stderr
     assert strict.exit_code == 1
-    assert strict.stderr.startswith(f"pgn-edge: {folder / 'b.png'}: expected")
+    assert strict.stderr.splitlines()[-1].startswith(f"pgn-edge: {folder / 'b.png'}: expected")
     assert not (tmp_path / "strict.jsonl").exists()
 
 
@@ -369,9 +367,8 @@ def jsonl_of(tiny_pair, folder: Path, live: bool, on_error: str | None) -> Itera
 
 def test_the_summary_tells_of_every_loss(capsys: pytest.CaptureFixture[str]) -> None:
     summary = RunSummary(
-        run="0123456789ab", frames=3, missing_frames=0, seconds=1.0, fps=3.0, counts={"a": {"one": 1}}, degraded={"a": 2}, latency_ms={
-            "vit": Latency(1.0, 2.0)
-        },
+        run="0123456789ab", frames=3, missing_frames=0, seconds=1.0, fps=3.0,
+        counts={"a": {"one": 1}}, degraded={"a": 2}, latency_ms={"vit": Latency(1.0, 2.0)},
         cameras={
             "front": CameraSummary(3, 4, 5, 6, Latency(7.0, 8.0), ""),
             "back": CameraSummary(0, 0, 0, 0, None, "broken"),
