@@ -10,7 +10,7 @@ import torch
 
 from pgn_edge.errors import DataError, PgnEdgeError
 from pgn_edge.heads import Head
-from pgn_edge.nn.checkpoint import load_tensors
+from pgn_edge.nn.tensor_file import load_tensors
 from pgn_edge.npz import npz_arrays
 
 
@@ -38,7 +38,7 @@ def read_head(path: Path, labels: tuple[str, ...]) -> Head:
         arrays = {str(name): torch.as_tensor(value).detach() for name, value in readers[suffix](path).items()}
     except PgnEdgeError as exc:
         raise _bad(path, expected, exc.got) from exc
-    except (OSError, AttributeError, TypeError, ValueError) as exc:
+    except (OSError, AttributeError, TypeError, ValueError, RuntimeError, OverflowError) as exc:
         raise _bad(path, expected, str(exc).split("\n")[0]) from exc
     weight, bias = arrays.get("weight"), arrays.get("bias", torch.zeros(len(labels)))
     known = arrays.keys() <= {"weight", "bias"} and all(array.is_floating_point() for array in arrays.values())

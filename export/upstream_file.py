@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from pgn_edge.errors import CheckpointError
-from pgn_edge.nn.checkpoint import load_tensors
 from pgn_edge.nn.pgn import PGN, PgnConfig
+from pgn_edge.nn.tensor_file import key_name, load_tensors
 
 RESOLUTION = 224
 
@@ -91,7 +91,7 @@ def _kind(data: Any) -> str:
         "a resnet18 generator": "model.conv1.weight" in data,
         "an mlp generator": bool(generator) and all(value.ndim < 4 for value in generator),
     }
-    return next((kind for kind, found in kinds.items() if found), f"keys {sorted(map(str, data))[:4]}")
+    return next((kind for kind, found in kinds.items() if found), f"keys {sorted(map(key_name, data))[:4]}")
 
 
 def _form(tensor: Tensor) -> str:

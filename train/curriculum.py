@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from pgn_edge.errors import CheckpointError
 from pgn_edge.nn.builtin import CHARACTERS, PREPROCESS
-from pgn_edge.nn.checkpoint import load_tensors, save_tensors
+from pgn_edge.nn.tensor_file import load_tensors, save_tensors
 from pgn_edge.train.glyphs import load_bank, render_batch
 
 SHARDS = 2
@@ -81,11 +81,12 @@ class Journal:
         self.data: dict[str, Any] = {"recipe": asdict(recipe), "seconds": 0.0}
         if path.exists():
             self.data = load_tensors(path)
-        if self.data["recipe"] != asdict(recipe):
+        found = self.data.get("recipe") if isinstance(self.data, dict) else None
+        if found != asdict(recipe):
             raise CheckpointError(
                 str(path),
                 expected=f"state of {asdict(recipe)}",
-                got=f"state of {self.data['recipe']}",
+                got=f"state of {found}",
                 do="delete the file or run with its options",
             )
         self.clock = time.monotonic()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pgn_edge.errors import TrainingError
 from pgn_edge.nn.canvas import to_input
-from pgn_edge.nn.checkpoint import load_tensors, save_tensors
+from pgn_edge.nn.tensor_file import load_tensors, save_tensors
 from pgn_edge.nn.vit import FrozenViT
 from pgn_edge.train.augment import light
 from pgn_edge.train.config import Execution
@@ -24,6 +24,7 @@ from pgn_edge.train.loader import Part, TrainLoader
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+SERIES = ("loss", "validation", "images_per_s", "waiting")  # of a history: one number for each epoch
 LEAST_RATE = 0.01  # of the peak, at the end of the cosine
 
 
@@ -170,14 +171,16 @@ class Run:
         data: Any = load_tensors(path)
         try:
             _require_same(path, dict(data["run"]), self._own(about))
+            own = self.state()
+            _require_shapes("model", data["model"], own)
             self.model.load_state_dict(data["model"], strict=False)
             self.optimizer.load_state_dict(data["optimizer"])
             if self.accelerator.scaler is not None:
                 self.accelerator.scaler.load_state_dict(data["scaler"])
             self.done, self.losses = int(data["done"]), [float(loss) for loss in data["losses"]]
-            for name, value in data["history"].items():
+            for name, value in _history(data["history"], own).items():
                 setattr(history, name, value)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as exc:
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as exc:
             got = f"{type(exc).__name__}: {exc}".split("\n")[0]
             raise _foreign(path, "the state of this very run", got) from exc
 
@@ -200,6 +203,27 @@ def _set_format(model: nn.Module, memory_format: torch.memory_format) -> None:
 
 def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+def _history(saved: Mapping[str, Any], own: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Fields of a history, checked: a state from elsewhere sets no other attributes and no other types."""
+    series = {name: [float(value) for value in saved[name]] for name in SERIES}
+    lengths = {name: len(values) for name, values in series.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"series of different lengths, {lengths}")
+    best = saved["best_state"]
+    if lengths["validation"]:
+        _require_shapes("best_state", best, own)
+    odd = set(saved) - {*series, "best_state"}
+    if odd:
+        raise ValueError(f"{min(odd)} in the history")
+    return {**series, "best_state": dict(best)}
+
+
+def _require_shapes(what: str, found: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
+    for name in (*own, *found):
+        if name not in own or found[name].shape != own[name].shape:
+            raise ValueError(f"{name} of {what} is not as in this model")
 
 
 def _require_same(path: Path, found: Mapping[str, Any], own: Mapping[str, Any]) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import pickle
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from pgn_edge.errors import CheckpointError, DataError, PgnEdgeError
-from pgn_edge.files import write_bytes
+from pgn_edge.errors import DataError, PgnEdgeError
 from pgn_edge.geometry import Geometry
 from pgn_edge.heads import Head
 from pgn_edge.nn.pgn import PGN, PgnConfig
+from pgn_edge.nn.tensor_file import key_name, load_tensors, refuse, save_tensors
 from pgn_edge.preprocess import Preprocess
 from pgn_edge.transport import Transport
 
@@ -110,9 +107,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """
     source = str(path)
     data = load_tensors(path)
-    if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("schema") != SCHEMA:
-        got = sorted(map(str, data))[:4] if isinstance(data, dict) else type(data).__name__
-        raise _refuse(source, f"a {FORMAT} of schema {SCHEMA}", f"{got}")
+    if not isinstance(data, dict) or not _is_ours(data):
+        got = sorted(map(key_name, data))[:4] if isinstance(data, dict) else type(data).__name__
+        raise refuse(source, f"a {FORMAT} of schema {SCHEMA}", f"{got}")
     try:
         with torch.device("meta"):  # sizes are claims until the tensors bear them out: nothing is allocated for them
             pgn = PGN(PgnConfig.from_json(data["pgn"]))
@@ -133,14 +130,20 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             provenance=data["provenance"],
         )
     except PgnEdgeError as exc:
-        raise _refuse(source, "a checkpoint that makes sense", str(exc)) from exc
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as exc:
-        raise _refuse(source, "a whole checkpoint", f"{type(exc).__name__}: {exc}".split("\n")[0]) from exc
+        raise refuse(source, "a checkpoint that makes sense", str(exc)) from exc
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as exc:
+        raise refuse(source, "a whole checkpoint", f"{type(exc).__name__}: {exc}".split("\n")[0]) from exc
     _check_parts(checkpoint, source)
     bad = [name for name, tensor in pgn.state_dict().items() if not torch.isfinite(tensor).all()]
     if bad:
-        raise _refuse(source, "finite weights", f"NaN or Inf in {bad[0]}")
+        raise refuse(source, "finite weights", f"NaN or Inf in {bad[0]}")
     return checkpoint
+
+
+def _is_ours(data: Mapping[Any, Any]) -> bool:
+    # The types come first: to compare a tensor gives a tensor, which has no single truth value.
+    pairs = (data.get("format"), FORMAT), (data.get("schema"), SCHEMA)
+    return all(type(found) is type(own) and found == own for found, own in pairs)
 
 
 def _check_parts(checkpoint: Checkpoint, source: str) -> None:
@@ -158,50 +161,10 @@ def _check_parts(checkpoint: Checkpoint, source: str) -> None:
     }
     for what, (expected, got) in pairs.items():
         if expected != got:
-            raise _refuse(source, f"{what} {expected}", f"{got}")
+            raise refuse(source, f"{what} {expected}", f"{got}")
     try:
         transport = checkpoint.transport
     except DataError as exc:
-        raise _refuse(source, f"a transport, {exc.expected}", exc.got) from exc
+        raise refuse(source, f"a transport, {exc.expected}", exc.got) from exc
     if transport is not None and config.space != "pixel":
-        raise _refuse(source, f"a pixel library behind {transport}", f"a {config.space} library")
-
-
-def save_tensors(path: str | Path, data: Mapping[str, Any]) -> None:
-    """`torch.save`, whole or not at all.
-
-    Raises:
-        OutputError: the path cannot be written.
-    """
-    out = io.BytesIO()
-    torch.save(dict(data), out)
-    write_bytes(path, out.getvalue())
-
-
-def load_tensors(path: str | Path) -> Any:
-    """`torch.load` that runs no code from the file.
-
-    Raises:
-        CheckpointError: no such file, truncated, or it holds pickled code.
-    """
-    source = str(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on foreign files, all of which are refused with our own words
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as exc:
-        raise CheckpointError(source, expected="a checkpoint", got="no such file", do="check the path") from exc
-    except pickle.UnpicklingError as exc:
-        raise _refuse(source, "tensors and plain values only", "pickled code, or no checkpoint at all") from exc
-    except Exception as exc:
-        # A damaged byte can lead torch's reader anywhere, down to its own assertions.
-        raise _refuse(source, "a whole torch file", f"{type(exc).__name__}: {exc}".split("\n")[0]) from exc
-
-
-def _refuse(source: str, expected: str, got: str) -> CheckpointError:
-    return CheckpointError(
-        source,
-        expected=expected,
-        got=got,
-        do="copy the file again, or make it with: pgn-edge train -o ckpt.pt",
-    )
+        raise refuse(source, f"a pixel library behind {transport}", f"a {config.space} library")

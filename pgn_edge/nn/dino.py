@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pgn_edge.errors import CheckpointError, DataError, MissingExtraError
 from pgn_edge.heads import Head
-from pgn_edge.nn.checkpoint import load_tensors
+from pgn_edge.nn.tensor_file import load_tensors
 from pgn_edge.nn.timm_vit import fill_timm, freeze_timm, require_vit
 from pgn_edge.nn.vit import Backbone
 from pgn_edge.nn.weights import FrozenClassifier, fill, linear_of, sketch, split_size

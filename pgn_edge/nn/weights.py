@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pgn_edge.errors import CheckpointError, DataError, GeometryError, PgnEdgeError
 from pgn_edge.heads import Head
-from pgn_edge.nn.checkpoint import load_tensors
+from pgn_edge.nn.tensor_file import load_tensors
 from pgn_edge.nn.vit import ZeroShot
 
 

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from pgn_edge.errors import CheckpointError, OutputError
 from pgn_edge.geometry import Geometry
 from pgn_edge.heads import Head
-from pgn_edge.nn.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, save_tensors
+from pgn_edge.nn.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pgn_edge.nn.pgn import PGN, PgnConfig
+from pgn_edge.nn.tensor_file import save_tensors
 from pgn_edge.preprocess import Preprocess
 
 RNG = np.random.default_rng(0)

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from torch import nn
 
 from pgn_edge.cli import cli
-from pgn_edge.nn.checkpoint import load_checkpoint, load_tensors
+from pgn_edge.nn.checkpoint import load_checkpoint
+from pgn_edge.nn.tensor_file import load_tensors
 from pgn_edge.preprocess import Preprocess
 from pgn_edge.train.config import Execution, Schedule
 from pgn_edge.train.data.dataset import DataSet, LabelSpace
@@ -30,7 +31,7 @@ ODD = Schedule(epochs=2, batch=7, accumulate=2, optimizer="sgd", lr=0.05)
 WORKER = """
 import sys
 import torch
-from pgn_edge.nn.checkpoint import save_tensors
+from pgn_edge.nn.tensor_file import save_tensors
 from pgn_edge.train.distributed import is_first
 sys.path.insert(0, {folder!r})
 from test_distributed import odd_run

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from pgn_edge.errors import CheckpointError, DataError, OutputError, PgnEdgeError, TrainingError
-from pgn_edge.nn.checkpoint import load_tensors, save_tensors
 from pgn_edge.nn.generator import ResNet10
 from pgn_edge.nn.pgn import PGN, PgnConfig
+from pgn_edge.nn.tensor_file import load_tensors, save_tensors
 from pgn_edge.preprocess import Preprocess
 from pgn_edge.progress import silent
 from pgn_edge.train.config import Execution, Schedule
@@ -193,6 +193,10 @@ def test_a_truncated_state_is_refused(state: Path, bar_data: DataSet, bar_prepro
     assert str(caught.value).startswith(f"{state}: ")
 
 
+def with_history(data: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {**data, "history": {**data["history"], **fields}}
+
+
 @pytest.mark.parametrize(
     "edit",
     [
@@ -201,6 +205,12 @@ def test_a_truncated_state_is_refused(state: Path, bar_data: DataSet, bar_prepro
         pytest.param(lambda data: {**data, "model": None}, id="no model"),
         pytest.param(lambda data: {**data, "optimizer": {}}, id="no optimiser"),
         pytest.param(lambda data: {**data, "done": "many"}, id="a word for a number"),
+        pytest.param(lambda data: {**data, "model": {}}, id="no weights"),
+        pytest.param(lambda data: {**data, "losses": [10**400]}, id="a loss of 400 digits"),
+        pytest.param(lambda data: with_history(data, is_stale=True), id="another attribute of the history"),
+        pytest.param(lambda data: with_history(data, loss=[]), id="a history without a loss"),
+        pytest.param(lambda data: with_history(data, validation=None), id="no validation"),
+        pytest.param(lambda data: with_history(data, best_state={}), id="no best weights"),
     ],
 )
 def test_a_foreign_state_is_refused(state: Path, bar_data: DataSet, bar_preprocess: Preprocess, edit: Any):
