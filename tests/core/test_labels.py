@@ -134,6 +134,38 @@ def test_labels_whose_index_is_known(name: str, index: int, label: str):
     assert load_labels(name)[index] == label
 
 
+# Class names as the files of each data set spell them.
+ON_DISK = {
+    "pets": (
+        "Abyssinian american_bulldog american_pit_bull_terrier basset_hound beagle Bengal Birman Bombay boxer "
+        "British_Shorthair chihuahua Egyptian_Mau english_cocker_spaniel english_setter german_shorthaired "
+        "great_pyrenees havanese japanese_chin keeshond leonberger Maine_Coon miniature_pinscher newfoundland Persian "
+        "pomeranian pug Ragdoll Russian_Blue saint_bernard samoyed scottish_terrier shiba_inu Siamese Sphynx "
+        "staffordshire_bull_terrier wheaten_terrier yorkshire_terrier"
+    ),
+    "resisc45": (
+        "airplane airport baseball_diamond basketball_court beach bridge chaparral church circular_farmland cloud "
+        "commercial_area dense_residential desert forest freeway golf_course ground_track_field harbor "
+        "industrial_area intersection island lake meadow medium_residential mobile_home_park mountain overpass palace "
+        "parking_lot railway railway_station rectangular_farmland river roundabout runway sea_ice ship snowberg "
+        "sparse_residential stadium storage_tank tennis_court terrace thermal_power_station wetland"
+    ),
+    "dtd": (
+        "banded blotchy braided bubbly bumpy chequered cobwebbed cracked crosshatched crystalline dotted fibrous "
+        "flecked freckled frilly gauzy grid grooved honeycombed interlaced knitted lacelike lined marbled matted "
+        "meshed paisley perforated pitted pleated polka-dotted porous potholed scaly smeared spiralled sprinkled "
+        "stained stratified striped studded swirly veined waffled woven wrinkled zigzagged"
+    ),
+    "cifar10": "airplane automobile bird cat deer dog frog horse ship truck",
+}
+
+
+@pytest.mark.parametrize("name", ON_DISK)
+def test_an_imported_checkpoint_and_the_files_of_its_data_set_have_the_same_class_names(name: str):
+    """`import` takes bundled names and `eval` takes those of the files: one that differs refuses the whole set."""
+    assert load_labels(name) == tuple(text.replace("_", " ").lower() for text in ON_DISK[name].split())
+
+
 def test_flowers_are_those_of_torchvision():
     flowers = pytest.importorskip("torchvision.datasets", reason="has a list of its own").Flowers102
     theirs = getattr(flowers, "classes", None)

@@ -52,7 +52,7 @@ CASES: list[Case] = [
         "resisc45/NWPU-RESISC45",
         [
             ("airplane/a_", "airplane", "airplane"),
-            ("dense_residential/d_", "dense_residential", "dense residential area"),
+            ("dense_residential/d_", "dense_residential", "dense residential"),
         ],
     ),
     (

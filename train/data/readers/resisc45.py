@@ -11,8 +11,6 @@ from pgn_edge.train.data.readers.split_json import read_split
 LAYOUT = "resisc45/ with NWPU-RESISC45/CLASS/*.jpg and resisc45_json.json from data/resisc45 of jochemloedeman/PGN"
 SPLIT = "resisc45_json.json"
 
-ALIASES = {f"{name}residential": f"{name} residential area" for name in ("dense", "medium", "sparse")}
-
 
 def read(root: Path) -> Parts:
     """Read RESISC45.
@@ -27,4 +25,4 @@ def read(root: Path) -> Parts:
     """
     folder = find_folder(root, ("resisc45", "RESISC45", "."), (SPLIT, "NWPU-RESISC45"), LAYOUT)
     images = find_part(folder, ("NWPU-RESISC45", "images"), LAYOUT)
-    return read_split(find_part(folder, (SPLIT,), LAYOUT), images, namer("resisc45", ALIASES))
+    return read_split(find_part(folder, (SPLIT,), LAYOUT), images, namer("resisc45"))
