@@ -30,7 +30,8 @@ class Schedule:
         batch: images in a step of the optimiser, over all processes.
         accumulate: parts that a step is cut into, for batches that do not fit into memory.
         optimizer: `adamw`, or `sgd` as in the paper.
-        lr: peak learning rate, reached after the warm-up, then down a cosine to a hundredth of it.
+        lr: Peak learning rate, reached after the warm-up.
+        lr_end: Share of the peak at the end of the cosine, 0..1; 0 as in the paper.
         momentum: of SGD.
         warmup_epochs: epochs of linear warm-up; may be a fraction.
         weight_decay: of AdamW, on matrices only.
@@ -48,6 +49,7 @@ class Schedule:
     accumulate: int = 1
     optimizer: Optimizer = "adamw"
     lr: float = 3e-3
+    lr_end: float = 0.01
     momentum: float = 0.9
     warmup_epochs: float = 1.0
     weight_decay: float = 0.05
@@ -68,6 +70,7 @@ class Schedule:
             "accumulate": (1 <= self.accumulate <= self.batch // 2, "1 up to half of the batch"),
             "lr": (0 < self.lr < math.inf, "a positive learning rate"),
             "momentum": (0 <= self.momentum < 1, "0 up to below 1"),
+            "lr_end": (0 <= self.lr_end <= 1, "a share of the peak, 0 to 1"),
             "warmup_epochs": (0 <= self.warmup_epochs < math.inf, "no negative warm-up"),
             "weight_decay": (0 <= self.weight_decay < math.inf, "no negative weight decay"),
             "clip": (0 <= self.clip < math.inf, "a length, or 0 for none"),

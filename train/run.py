@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 SERIES = ("loss", "validation", "images_per_s", "waiting")  # of a history: one number for each epoch
-LEAST_RATE = 0.01  # of the peak, at the end of the cosine
 
 
 class Run:
@@ -118,13 +117,14 @@ class Run:
         return TrainingError("training", expected=expected, got=f"{got} at step {self.done}", do=do)
 
     def rate(self) -> float:
-        """Learning rate of the next step: a linear warm-up, then a cosine from the peak to a hundredth of it."""
+        """Learning rate of the next step: a linear warm-up, then a cosine from the peak to its end."""
         schedule = self.schedule
         warm = max(1.0, schedule.warmup_epochs * self.loader.steps)
         if self.done < warm:
             return schedule.lr * (self.done + 1) / warm
         share = (self.done - warm) / max(1.0, self.steps - warm)
-        return schedule.lr * (LEAST_RATE + (1 - LEAST_RATE) * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+        return schedule.lr * (schedule.lr_end + (1 - schedule.lr_end) * cosine)
 
     def state(self) -> dict[str, Tensor]:
         """A copy on the CPU of everything but a frozen ViT; a ViT that is being trained is in it."""

@@ -30,7 +30,7 @@ GROUPS = {
         *("library_std", "rounded", "transport"),
     ),
     "Schedule": (
-        *("epochs", "warm_start", "batch", "accumulate", "optimizer", "lr", "momentum", "warmup_epochs"),
+        *("epochs", "warm_start", "batch", "accumulate", "optimizer", "lr", "lr_end", "momentum", "warmup_epochs"),
         *("weight_decay", "clip", "augment", "precision", "patience", "seed"),
     ),
     "Execution": ("device", "workers", "channels_last", "compile", "log_dir", "strict", "save_minutes"),
@@ -164,6 +164,13 @@ _SCHEDULE = (
     click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True),
     click.option("--lr", type=float, default=3e-3, show_default=True, help="Peak learning rate."),
     click.option("--momentum", type=float, default=0.9, show_default=True, help="Of SGD."),
+    click.option(
+        "--lr-end",
+        type=float,
+        default=0.01,
+        show_default=True,
+        help="Share of the peak rate at the end.",
+    ),
     click.option("--warmup-epochs", type=float, default=1.0, show_default=True),
     click.option("--weight-decay", type=float, default=0.05, show_default=True, help="Of AdamW."),
     click.option("--clip", type=float, default=1.0, show_default=True, help="Longest gradient; 0: any."),

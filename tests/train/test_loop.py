@@ -29,6 +29,7 @@ from pgn_edge.train.loader import TrainLoader
 from pgn_edge.train.loop import History, Listeners, accuracy, fit, logits_of, predict
 from pgn_edge.train.model import HeadModule, PromptedViT
 from pgn_edge.train.pictures import Pictures
+from pgn_edge.train.recipe import read_recipe
 from pgn_edge.train.run import Run
 
 SHORT = Schedule(epochs=4, batch=8, lr=0.01)
@@ -306,6 +307,14 @@ def test_warm_up_and_cosine(make_run: Any, done: int, rate: float):
     run = make_run(linear(), Schedule(epochs=5, lr=1.0, warmup_epochs=2, batch=2))
     run.done = done
     assert run.rate() == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(("done", "rate"), [(42, 0.5), (60, 0.0)], ids=["half of the cosine", "the end"])
+def test_the_papers_cosine_ends_at_zero(make_run: Any, done: int, rate: float):
+    recipe = read_recipe("paper").schedule
+    run = make_run(linear(), Schedule(epochs=5, lr=1.0, lr_end=recipe["lr_end"], warmup_epochs=2, batch=2))
+    run.done = done
+    assert run.rate() == pytest.approx(rate, abs=1e-12)
 
 
 @pytest.mark.parametrize("warmup_epochs", [0.0, 0.5, 10.0], ids=["none", "half an epoch", "longer than the run"])
