@@ -9,6 +9,14 @@ import click
 from pgn_edge.cli.console import json_option, print_json, progress_bar, weights_option
 
 
+def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...]:
+    """Library tokens, as in `3,17`."""
+    try:
+        return tuple(int(part) for part in value.split(",")) if value else ()
+    except ValueError as exc:
+        raise click.BadParameter(f"{value!r} is not a list of numbers such as 3,17", ctx, param) from exc
+
+
 @click.command()
 @click.argument("checkpoint", type=click.Path(dir_okay=False, path_type=Path))
 @click.option(
@@ -27,6 +35,12 @@ from pgn_edge.cli.console import json_option, print_json, progress_bar, weights_
 )
 @click.option(
     "--limit", type=click.IntRange(min=2), default=1000, show_default=True, help="Most images of each, taken evenly."
+)
+@click.option(
+    "--tokens",
+    metavar="N,N,...",
+    callback=_numbers,
+    help="Library tokens of the gallery.  [default: the eight most used]",
 )
 @weights_option
 @click.option(

@@ -99,6 +99,29 @@ def test_the_papers_shares():
     assert flipped == pytest.approx(0.5, abs=0.06)
 
 
+class OnlySolarize:
+    """Random numbers of an image that is solarized and nothing else: the whole area, no jitter, no grey, no flip."""
+
+    def __init__(self) -> None:
+        self.shares = [0.99, 0.99, 0.0, 0.99]
+
+    def uniform(self, low: float, high: float) -> float:
+        return 1.0 if high == 1 else 0.0
+
+    def integers(self, low: int, high: int) -> int:
+        return low
+
+    def random(self) -> float:
+        return self.shares.pop(0)
+
+
+def test_the_paper_solarizes_from_half_of_the_range_on():
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+    out = paper(levels, (16, 16), OnlySolarize())  # type: ignore[arg-type]
+    expected = np.where(levels < 128, levels, 255 - levels)
+    assert np.array_equal(out, expected)
+
+
 @pytest.mark.parametrize(
     ("size_wh", "box"),
     [

@@ -9,6 +9,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pgn_edge.errors import InterruptedRunError, TrainingError
@@ -16,6 +17,7 @@ from pgn_edge.nn.checkpoint import load_checkpoint
 from pgn_edge.nn.vit import Backbone
 from pgn_edge.progress import Progress, silent
 from pgn_edge.train.config import Execution, Schedule, TrainConfig
+from pgn_edge.train.data.samples import Arrays
 from pgn_edge.train.data.table import load_data
 from pgn_edge.train.loop import predict
 from pgn_edge.train.model import HeadModule, PromptedViT
@@ -120,6 +122,23 @@ def test_validation_chooses_the_rate_and_nothing_is_trained_twice(
     assert heard.steps == 3 * 9
     make(store, progress=heard).row("", own, bar_folder.name, (1e-6, 1.0, 2.0))
     assert heard.steps > 3 * 9, "another list is another search"
+
+
+def test_the_rate_is_chosen_on_validation_images_and_never_on_test_images(
+    bar_folder: Path, use_tiny_backbone: Backbone, tmp_path: Path
+):
+    """The classes of the test images are turned, so that the rate that learns most is the worst one there."""
+    series, own = make(Store(tmp_path).make()), job("cnn", bar_folder, head="linear")
+    data = series.data(str(bar_folder))
+    turned = (data.test.labels + 1) % 3
+    images = np.stack([data.test.read(index) for index in range(len(data.test))])
+    series._data[str(bar_folder)] = replace(data, test=Arrays(images, turned, "turned"))
+    own = replace_schedule(own, lr=0.03, epochs=10)
+    (result,) = series.row("", own, bar_folder.name, (1e-6, 1.0)).results
+    assert result.searched["0.03"] > result.searched["3e-08"]
+    assert result.job["schedule"]["lr"] == 0.03
+    assert result.validation == result.searched["0.03"]
+    assert result.right[bar_folder.name] / result.images[bar_folder.name] < result.validation
 
 
 def test_a_search_takes_what_is_known_and_removes_no_finished_checkpoint(

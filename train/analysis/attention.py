@@ -30,9 +30,16 @@ IMAGE_SHARE = 0.35  # of the picture; the rest is the colour of the attention
 
 
 @torch.no_grad()
-def attention(trained: Trained, features: Features) -> Section:
-    """Attention of the class token over the image and over each prompt."""
-    title, vit, pgn = "Attention of the class token", trained.model.vit, trained.model.pgn
+def attention(trained: Trained, features: Features, number: int) -> Section:
+    """Attention of the class token over the image and over each prompt.
+
+    Args:
+        trained: Checkpoint with its ViT.
+        features: Images of one data set.
+        number: Number of the data set among all, for names of files.
+    """
+    title = f"Attention of the class token: {features.name}"
+    vit, pgn = trained.model.vit, trained.model.pgn
     assert pgn is not None
     block = last_block(vit)
     if block is None:
@@ -55,13 +62,14 @@ def attention(trained: Trained, features: Features) -> Section:
     }
     pictures = (
         Picture(
-            "attention_maps",
-            png(_maps(chosen[shown], alone[shown], beside[shown])),
-            "Above the image; then where the class token looks without prompts, then with them. Last layer, mean of "
-            "its heads; from dark over red to yellow it looks more, each map on a scale of its own.",
+            f"attention_maps_{number}",
+            png(_maps(chosen[shown], alone[shown], beside[shown], on_prompts[shown])),
+            "From top to bottom: the image, where the class token looks without prompts, where it looks with them, and "
+            "its attention to each prompt for this image. Last layer, mean of its heads. From dark over red to yellow "
+            "the attention grows; each map has a scale of its own, and all bars share one.",
         ),
         Picture(
-            "attention_prompts",
+            f"attention_prompts_{number}",
             png(_bars(on_prompts, 1 / (vit.prefix.shape[0] + geometry.image_patches + geometry.prompts))),
             f"Attention of the class token on each prompt, mean of {len(chosen)} images, whiskers one standard "
             "deviation. The dotted line is what a token would get if all were looked at alike.",
@@ -133,15 +141,22 @@ def weights_of(block: ClassTokenBlock, x: Tensor) -> Tensor:
     return weights
 
 
-def _maps(images: np.ndarray, alone: np.ndarray, beside: np.ndarray) -> Figure:
+def _maps(images: np.ndarray, alone: np.ndarray, beside: np.ndarray, on_prompts: np.ndarray) -> Figure:
     rows = {
         "image": images,
         "without\nprompts": _heated(images, alone),
         "with\nprompts": _heated(images, beside),
     }
-    drawn = figure(1.5 * len(images) + 0.9, 4.6)
-    grid = drawn.subplots(len(rows), len(images), squeeze=False)
-    for line, (name, pictures) in zip(grid, rows.items(), strict=True):
+    drawn = figure(1.5 * len(images) + 0.9, 5.8)
+    grid = drawn.subplots(len(rows) + 1, len(images), squeeze=False, height_ratios=[1, 1, 1, 0.6])
+    highest = 100 * float(on_prompts.max(initial=0.0))
+    for axes, shares in zip(grid[-1], 100 * on_prompts, strict=True):
+        axes.bar(range(1, len(shares) + 1), shares, color=INK)
+        axes.set(ylim=(0, max(1.05 * highest, 1e-3)), xticks=[1, len(shares)])
+        axes.tick_params(labelsize=7)
+        axes.label_outer()
+    grid[-1][0].set_ylabel("on each\nprompt, %", rotation=0, ha="right", va="center", fontsize=9)
+    for line, (name, pictures) in zip(grid, rows.items(), strict=False):
         for axes, picture in zip(line, pictures, strict=True):
             axes.imshow(picture)
             axes.set(xticks=[], yticks=[])

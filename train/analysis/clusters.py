@@ -27,7 +27,8 @@ NOTHING = "Left out: this PGN has no mixture coefficients that depend on the ima
 def clusters(features: Sequence[Features]) -> Section:
     """Agreement of k-means clusters with the classes and with each other.
 
-    Source: Loedeman et al., BMVC 2024, their comparison of PGN, CLIP and PGN with CLIP by mutual information.
+    Source: Loedeman et al., BMVC 2024, their comparison of PGN, CLIP and PGN with CLIP by mutual information. Their
+    figure for the PGN clusters its prompts.
     """
     facts, rows, notes = dict[str, Any](), list[tuple[str, ...]](), list[str]()
     for each in features:
@@ -41,17 +42,24 @@ def clusters(features: Sequence[Features]) -> Section:
     read = (
         f"Each space is cut by k-means into as many clusters as there are classes (best of {RESTARTS} starts, seed "
         f"{SEED}). NMI x 100 is what two groupings say of each other: 100 for the same one, near 0 for chance. "
-        "Embeddings are scaled to length 1 first."
+        "Embeddings are scaled to length 1 first. The paper's figure for the PGN clusters its prompts; its mixture "
+        "coefficients are a space of their own."
     )
     if any(each.coefficients is None for each in features):
-        notes.append("The PGN's own space is left out: it has no mixture coefficients that depend on the image.")
+        notes.append("PGN mixtures are left out: this PGN has no mixture coefficients that depend on the image.")
+    if any(each.prompts is None for each in features):
+        notes.append("PGN prompts are left out: this PGN gives every image the same prompts.")
     table = ("data", "clusters of", "against", "NMI"), rows
     return Section("Clusters", (read, *notes), table if rows else None, (), facts)
 
 
 def spaces_of(features: Features) -> dict[str, np.ndarray]:
     """What is clustered, by name: (n, width) each."""
-    spaces = {} if features.coefficients is None else {"PGN": flat_mixtures([features])[0]}
+    spaces = {}
+    if features.coefficients is not None:
+        spaces["PGN mixtures"] = flat_mixtures([features])[0]
+    if features.prompts is not None:
+        spaces["PGN prompts"] = features.prompts.reshape(len(features.labels), -1)
     return {**spaces, "frozen ViT": _unit(features.frozen), "PGN + ViT": _unit(features.prompted)}
 
 
@@ -73,13 +81,23 @@ def agreement(spaces: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, fl
         # No more clusters than there are different points: constant features are one cluster.
         count = min(len(np.unique(labels)), len(np.unique(values, axis=0)))
         means = KMeans(n_clusters=count, n_init=RESTARTS, random_state=SEED)
-        groupings[name] = means.fit_predict(values.astype(np.float64))
+        groupings[name] = means.fit_predict(_narrow(values))
     pairs = [(name, "labels") for name in groupings] + list(combinations(groupings, 2))
     groupings["labels"] = labels
     return {
         f"{first} | {second}": float(normalized_mutual_info_score(groupings[second], groupings[first]))
         for first, second in pairs
     }
+
+
+def _narrow(points: np.ndarray) -> np.ndarray:
+    """Points (n, width) in at most n coordinates with the same distances: k-means over prompts then takes seconds."""
+    points = points.astype(np.float64)
+    points = points - points.mean(axis=0)
+    if points.shape[1] <= points.shape[0]:
+        return points
+    upper = np.linalg.qr(points.T, mode="r")  # points = upper.T @ q.T, and q keeps every length
+    return np.ascontiguousarray(upper.T)
 
 
 def maps(features: Sequence[Features]) -> Section:

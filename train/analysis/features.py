@@ -30,6 +30,7 @@ class Features:
         labels: (n,) int64 classes of the data.
         images: (n, H, W, 3) uint8 RGB, preprocessed.
         coefficients: (n, K, N) float32 mixture coefficients; None for a PGN that mixes nothing.
+        prompts: (n, K, width) float32 prompts as the PGN emits them, tokens or pixels; None if they are constant.
         frozen: (n, D) float32, what the ViT alone makes of them.
         prompted: (n, D) float32, what it makes of them beside the PGN's prompts.
         unreadable: images that could not be read.
@@ -39,6 +40,7 @@ class Features:
     labels: np.ndarray
     images: np.ndarray
     coefficients: np.ndarray | None
+    prompts: np.ndarray | None
     frozen: np.ndarray
     prompted: np.ndarray
     unreadable: int
@@ -82,18 +84,31 @@ def gather(trained: Trained, data: DataSet, samples: Samples, progress: Progress
         DataError: not one image can be read.
     """
     model, preprocess = trained.model, trained.checkpoint.preprocess
-    skipped, found = Skipped(), list[tuple[np.ndarray, ...]]()
+    pgn = trained.checkpoint.pgn
+    skipped, found = Skipped(), list[dict[str, np.ndarray]]()
     for images, indices in in_order(samples, preprocess, batch=BATCH, skipped=skipped):
         x = to_input(torch.from_numpy(images), preprocess, trained.device)
-        parts = [model.vit(x), model.embed(x)]
-        if model.pgn is not None and model.pgn.mixes:
-            parts.append(model.pgn.coefficients(x))
-        found.append((images, samples.labels[indices], *(part.float().cpu().numpy() for part in parts)))
+        parts = {"frozen": model.vit(x), "prompted": model.embed(x)}
+        if pgn.mixes:
+            parts["coefficients"] = pgn.coefficients(x)
+        if pgn.generator is not None:
+            parts["prompts"] = pgn(x)
+        arrays = {name: part.float().cpu().numpy() for name, part in parts.items()}
+        found.append({"images": images, "labels": samples.labels[indices], **arrays})
         progress(f"features of {data.name}", int(indices[-1]) + 1, len(samples))
     if not found:
         raise unreadable(skipped)
-    images, labels, frozen, prompted, *mixtures = (np.concatenate(column) for column in zip(*found, strict=True))
-    return Features(data, labels, images, mixtures[0] if mixtures else None, frozen, prompted, len(skipped))
+    whole = {name: np.concatenate([batch[name] for batch in found]) for name in found[0]}
+    return Features(
+        data=data,
+        labels=whole["labels"],
+        images=whole["images"],
+        coefficients=whole.get("coefficients"),
+        prompts=whole.get("prompts"),
+        frozen=whole["frozen"],
+        prompted=whole["prompted"],
+        unreadable=len(skipped),
+    )
 
 
 def flat_mixtures(features: Sequence[Features]) -> list[np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pgn_edge.train.analysis.features import Features, choose, gather
 from pgn_edge.train.analysis.figures import require_matplotlib
 from pgn_edge.train.analysis.robustness import robustness
 from pgn_edge.train.analysis.section import Section
-from pgn_edge.train.analysis.tokens import gallery, library_usage
+from pgn_edge.train.analysis.tokens import gallery, library_usage, require_tokens
 from pgn_edge.train.analysis.trained import Trained, load_trained
 from pgn_edge.train.data.dataset import DataSet
 from pgn_edge.train.data.samples import Samples
@@ -36,11 +37,12 @@ class Looked:
 
     Args:
         checkpoint: the file.
-        data: data sets, as `load_data` takes them; attention is shown on the first.
+        data: data sets, as `load_data` takes them.
         root: folder that they are looked up in.
         split: `test`, `validation` or `train`.
         limit: most images of each, evenly from the split.
         weights: of the backbone.
+        tokens: Library tokens of the gallery; empty for the most used ones.
     """
 
     checkpoint: Path
@@ -49,6 +51,7 @@ class Looked:
     split: str = "validation"
     limit: int = 1000
     weights: str | None = None
+    tokens: tuple[int, ...] = ()
 
 
 def analyze(looked: Looked, folder: Path, progress: Progress = silent) -> dict[str, Any]:
@@ -70,6 +73,7 @@ def analyze(looked: Looked, folder: Path, progress: Progress = silent) -> dict[s
     """
     require_matplotlib()
     trained = load_trained(looked.checkpoint, looked.weights)
+    require_tokens(trained.checkpoint.pgn, looked.tokens)
     sets = _load(looked)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +82,7 @@ def analyze(looked: Looked, folder: Path, progress: Progress = silent) -> dict[s
             str(folder), expected="a folder that can be made", got=exc.strerror or str(exc), do="choose another"
         ) from exc
     features = [gather(trained, data, samples, progress) for data, samples in sets]
-    sections = _sections(trained, features, progress)
+    sections = _sections(trained, features, looked.tokens, progress)
     pictures = [picture for section in sections for picture in section.pictures]
     for picture in pictures:
         write_bytes(folder / f"{picture.name}.png", picture.png)
@@ -108,15 +112,18 @@ def _load(looked: Looked) -> list[tuple[DataSet, Samples]]:
     return sets
 
 
-def _sections(trained: Trained, features: Sequence[Features], progress: Progress) -> list[Section]:
+def _sections(
+    trained: Trained, features: Sequence[Features], tokens: Sequence[int], progress: Progress
+) -> list[Section]:
     spoilt = [robustness(trained, each, number, progress) for number, each in enumerate(features)]
     done = []
+    looks = [partial(attention, trained, each, number) for number, each in enumerate(features)]
     makers: tuple[Callable[[], Section], ...] = (
         lambda: clusters(features),
         lambda: maps(features),
         lambda: library_usage(trained, features),
-        lambda: gallery(trained, features),
-        lambda: attention(trained, features[0]),
+        lambda: gallery(trained, features, tokens),
+        *looks,
     )
     for number, make in enumerate(makers):
         done.append(make())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pgn_edge.errors import DataError
 from pgn_edge.mixtures import entropies, usage
 from pgn_edge.nn.pgn import PGN
 from pgn_edge.nn.vit import FrozenViT
@@ -72,13 +73,39 @@ def usage_facts(coefficients: np.ndarray) -> dict[str, Any]:
     }
 
 
-def gallery(trained: Trained, features: Sequence[Features]) -> Section:
-    """The images that each of the most used tokens is taken for."""
+def require_tokens(pgn: PGN, chosen: Sequence[int]) -> None:
+    """Refuse tokens that a library does not have, before anything is computed.
+
+    Args:
+        pgn: PGN with the library.
+        chosen: Library tokens that the user asked for.
+
+    Raises:
+        DataError: a token is outside the library, is named twice, or there is no library.
+    """
+    count = pgn.config.library if pgn.mixes else 0
+    legal = all(0 <= token < count for token in chosen)
+    if not legal or len(set(chosen)) < len(chosen):
+        expected = f"different numbers from 0 to {count - 1}" if count else "none, as this PGN mixes no library"
+        raise DataError(
+            "gallery tokens", expected=expected, got=", ".join(map(str, chosen)), do="choose others with --tokens"
+        )
+
+
+def gallery(trained: Trained, features: Sequence[Features], chosen: Sequence[int] = ()) -> Section:
+    """Show the images in which each token has its largest mixture coefficient.
+
+    Args:
+        trained: Checkpoint with its ViT.
+        features: Images of each data set.
+        chosen: Library tokens to show, in order; empty for the most used ones.
+    """
     title, pgn = "Token gallery", trained.checkpoint.pgn
     if not pgn.mixes:
         return Section(title, ("Left out for this PGN: it mixes no library by the image.",))
     share = np.mean([_coefficients(each).mean(axis=(0, 1), dtype=np.float64) for each in features], axis=0)
-    tokens = np.argsort(-share, kind="stable")[:TOKENS]
+    most_used = np.argsort(-share, kind="stable")[:TOKENS]
+    tokens = np.asarray(chosen, np.int64) if chosen else most_used
     # Of each image the prompt that takes most of a token; an image of any data set may stand in a row.
     peaks = np.concatenate([_coefficients(each)[:, :, tokens].max(axis=1) for each in features])
     images = np.concatenate([each.images for each in features])
@@ -87,12 +114,18 @@ def gallery(trained: Trained, features: Sequence[Features]) -> Section:
     patches = shown(token_pixels(trained.model.vit, pgn)[tokens], trained.checkpoint.preprocess, stretch=not pixel)
     kind = "as it is learned" if pixel else "by the pseudo-inverse of the patch projection, contrast stretched"
     caption = (
-        f"A row for each of the {len(tokens)} most used tokens. First its number and its mean coefficient; then the "
+        f"A row for each of {len(tokens)} {'chosen' if chosen else 'most used'} tokens. First its number and its mean "
+        "coefficient; then the "
         f"token as a patch of pixels, {kind}; then the images in which one of the prompts takes most of it, with that "
         "coefficient. A row of alike images is a token that stands for something."
     )
     drawn = _gallery(tokens, share[tokens], patches, [(images[row], peaks[row, at]) for at, row in enumerate(best)])
-    facts = {"tokens": tokens.tolist(), "mean_coefficient": share[tokens].tolist()}
+    owners = [[each.name, index] for each in features for index in range(len(each.labels))]
+    facts = {
+        "tokens": tokens.tolist(),
+        "mean_coefficient": share[tokens].tolist(),
+        "images": [[owners[image] for image in row] for row in best],
+    }
     return Section(title, (), None, (Picture("token_gallery", png(drawn), caption),), facts)
 
 

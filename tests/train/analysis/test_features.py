@@ -29,6 +29,7 @@ def test_features_are_those_of_the_modules(trained: Trained, features: Features)
         assert features.prompted == pytest.approx(embed(vit, pgn, trained.checkpoint.geometry, x).numpy(), abs=1e-5)
         assert features.frozen == pytest.approx(vit(x).numpy(), abs=1e-5)
         assert features.coefficients == pytest.approx(pgn.coefficients(x).numpy(), abs=1e-6)
+        assert features.prompts == pytest.approx(pgn(x).numpy(), abs=1e-6)
     assert features.images.shape == (24, 64, 64, 3)
     assert flat_mixtures([features])[0].shape == (24, 16 * 32)
 
@@ -49,6 +50,7 @@ def test_a_vit_of_another_fingerprint_is_refused(tiny_checkpoint: Path):
 def test_constant_prompts_mix_nothing(other: Callable[[PgnConfig], Trained], bar_data: DataSet):
     found = gather(other(PgnConfig("constant", 8, 8, 128, 16)), bar_data, bar_data.test, silent)
     assert found.coefficients is None
+    assert found.prompts is None
     assert flat_mixtures([found]) == []
 
 

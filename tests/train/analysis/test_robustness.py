@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from pgn_edge.train.analysis.features import Features
 from pgn_edge.train.analysis.robustness import CORRUPTIONS, predict, robustness, spoil
 from pgn_edge.train.analysis.trained import Trained
 from pgn_edge.train.data.dataset import LabelSpace
+from pgn_edge.train.model import HeadModule, PromptedViT
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,35 @@ def test_the_table_holds_every_corruption_and_both_models(trained: Trained, feat
     assert section.facts["clean"]["PGN + ViT"] == pytest.approx(expected)
     frozen = trained.backbone.zero_shot.head(("0", "1"), "{}").logits(features.frozen).argmax(axis=1)
     assert section.facts["clean"]["frozen ViT"] == pytest.approx(float((frozen == features.labels).mean()))
+
+
+class Divider:
+    """A frozen model's own head that says `bare` without prompts and `prompted` with them."""
+
+    def __init__(self, features: Features) -> None:
+        way = (features.prompted - features.frozen).mean(axis=0)
+        highest, lowest = (features.frozen @ way).max(), (features.prompted @ way).min()
+        assert highest < lowest, "one direction tells prompted embeddings from frozen ones"
+        self.rows = {"bare": -way, "prompted": way}
+        self.bias = {"bare": (highest + lowest) / 2, "prompted": -(highest + lowest) / 2}
+
+    def head(self, labels: Sequence[str], template: str = "{}") -> Head:
+        rows = np.stack([self.rows[label] for label in labels])
+        return Head.linear(rows, np.array([self.bias[label] for label in labels]), tuple(labels))
+
+
+def test_each_column_is_computed_by_its_own_model_in_the_class_order_of_the_data(trained: Trained, features: Features):
+    """The frozen column would be 100 % with prompts, and the PGN's 0 % in the class order of its checkpoint."""
+    divider = Divider(features)
+    checkpoint = replace(trained.checkpoint, head=divider.head(("prompted", "bare")))
+    model = PromptedViT(
+        trained.model.vit, trained.model.pgn, HeadModule(checkpoint.head), checkpoint.geometry, checkpoint.transport
+    )
+    backbone = replace(trained.backbone, zero_shot=divider)
+    divided = replace(trained, checkpoint=checkpoint, model=model.eval(), backbone=backbone)
+    data = replace(features.data, spaces=(LabelSpace(("bare", "prompted"), "{}"),))
+    all_prompted = replace(features, data=data, labels=np.ones(24, np.int64))
+    assert robustness(divided, all_prompted, 0, silent).facts["clean"] == {"PGN + ViT": 1, "frozen ViT": 0}
 
 
 def test_classes_that_the_frozen_model_cannot_name(trained: Trained, features: Features):

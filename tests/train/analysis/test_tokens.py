@@ -9,9 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+from pgn_edge.errors import DataError
 from pgn_edge.nn.pgn import PgnConfig
 from pgn_edge.train.analysis.features import Features
-from pgn_edge.train.analysis.tokens import gallery, library_usage, shown, token_pixels, usage_facts
+from pgn_edge.train.analysis.tokens import (
+    gallery,
+    library_usage,
+    require_tokens,
+    shown,
+    token_pixels,
+    usage_facts,
+)
 from pgn_edge.train.analysis.trained import Trained
 
 
@@ -62,6 +70,36 @@ def test_the_gallery_names_the_tokens_that_are_used_most(trained: Trained, featu
     assert section.facts["tokens"][:2] == [7, 20]
     assert section.facts["mean_coefficient"][:2] == pytest.approx([0.5, 0.01 + 0.39 / 16])
     assert len(section.facts["tokens"]) == 8
+
+
+def test_a_row_shows_the_images_of_every_data_set_that_use_its_token_most(trained: Trained, features: Features):
+    again = replace(features, data=replace(features.data, name="again"))
+    planted = [np.full((24, 16, 32), 0.01, np.float32) for _ in range(2)]
+    planted[0][:, :, 7], planted[1][:, :, 7] = 0.2, 0.1
+    planted[0][5, 2, 7], planted[1][11, 9, 7] = 0.8, 0.9
+    sets = [replace(features, coefficients=planted[0]), replace(again, coefficients=planted[1])]
+    facts = gallery(trained, sets).facts
+    assert facts["tokens"][0] == 7
+    assert facts["images"][0][:2] == [["again", 11], ["bars", 5]]
+    assert len(facts["images"][0]) == 7
+
+
+def test_tokens_of_the_gallery_can_be_chosen(trained: Trained, features: Features):
+    assert gallery(trained, [features], (30, 2)).facts["tokens"] == [30, 2]
+    require_tokens(trained.checkpoint.pgn, (30, 2))
+
+
+@pytest.mark.parametrize("chosen", [(32,), (-1,), (3, 3)], ids=["beyond the library", "negative", "twice"])
+def test_tokens_that_are_not_in_the_library_are_refused(trained: Trained, chosen: tuple[int, ...]):
+    with pytest.raises(DataError, match="different numbers from 0 to 31"):
+        require_tokens(trained.checkpoint.pgn, chosen)
+
+
+def test_a_pgn_without_a_library_has_no_tokens_to_choose(other: Callable[[PgnConfig], Trained]):
+    pgn = other(PgnConfig("mlp", 8, 0, 128, 16)).checkpoint.pgn
+    require_tokens(pgn, ())
+    with pytest.raises(DataError, match="mixes no library"):
+        require_tokens(pgn, (0,))
 
 
 def test_a_library_smaller_than_the_gallery(other: Callable[[PgnConfig], Trained], features: Features):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -54,6 +56,31 @@ def test_the_folded_standardisation_is_sklearns_own_answer(tiny_backbone: Backbo
     wanted = best.decision_function((test - mean) / std)
     np.testing.assert_allclose(logits, wanted, rtol=0, atol=1e-3 * np.abs(wanted).max())
     assert logits.argmax(axis=1).tolist() == best.predict((test - mean) / std).tolist()
+
+
+def faint(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Noise of two hardly different tints (n, 64, 64, 3) uint8, and the classes."""
+    rng, labels = np.random.default_rng(seed), np.arange(count) % 2
+    images = rng.integers(0, 100, (count, 64, 64, 3))
+    images[np.arange(count), :, :, labels] += 25
+    return images.astype(np.uint8), labels
+
+
+def test_the_probe_takes_the_strength_that_validation_prefers(tiny_backbone: Backbone):
+    """A third of the training labels are wrong: a weakly regularised fit learns them by heart."""
+    (images, right), (other_images, other_labels), vit = faint(24, 2), faint(40, 12), tiny_backbone.vit
+    labels = np.where(np.random.default_rng(2).random(24) < 0.35, 1 - right, right)
+    validation = Arrays(other_images, other_labels, "validation")
+    data = replace(make(2), train=Arrays(images, labels, "noisy"), validation=validation)
+    train, held_out = (embed(vit, split, vit.spec.preprocess) for split in (data.train, validation))
+    mean, std = train.mean(axis=0), train.std(axis=0) + 1e-6
+    scores = []
+    for strength in PROBE_STRENGTHS:
+        fitted = LogisticRegression(C=strength, max_iter=2000).fit((train - mean) / std, labels)
+        scores.append(fitted.score((held_out - mean) / std, other_labels))
+    assert max(scores) > sorted(scores)[-2] + 0.1, "one strength is clearly the best"
+    answers = linear_probe(vit, data, vit.spec.preprocess).logits(held_out).argmax(axis=1)
+    assert (answers == other_labels).mean() == pytest.approx(max(scores), abs=0.03)
 
 
 def test_embeddings_do_not_depend_on_the_batch(tiny_backbone: Backbone):

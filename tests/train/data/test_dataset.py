@@ -137,8 +137,8 @@ def test_a_union_has_the_classes_of_all():
     assert data.labels == ("red/a", "red/b", "blue/a", "blue/b", "green/a", "green/b")
     assert [space.template for space in data.spaces] == ["a red {}", "a blue {}", "a green {}"]
     assert data.train.labels.tolist() == [0, 1, 0, 1, 2, 3, 2, 3, 4, 5, 4, 5]
+    assert data.validation.labels.tolist() == [0, 1, 2, 3, 4, 5]
     assert data.test.labels.tolist() == [1, 0, 3, 2, 5, 4]
-    assert len(data.validation) == 6
     assert data.facts["sets"]["blue"]["source"] == "blue"
 
 
