@@ -37,6 +37,7 @@ from pgn_edge.cli.eval.subjects import RuntimeSubject, Subject, TorchSubject, an
 from pgn_edge.export.frozen import VitOptions, export_vit
 from pgn_edge.export.task import ExportOptions, export_task
 from pgn_edge.files import write_text
+from pgn_edge.left_out import LeftOut
 from pgn_edge.nn.backbones import load_backbone
 from pgn_edge.nn.checkpoint import load_checkpoint
 from pgn_edge.progress import silent
@@ -44,7 +45,6 @@ from pgn_edge.runtime import Runtime
 from pgn_edge.runtime.environment import describe_environment
 from pgn_edge.train.analysis.trained import load_trained
 from pgn_edge.train.config import Schedule, TrainConfig
-from pgn_edge.train.data.dataset import Skipped
 from pgn_edge.train.data.samples import Samples, Subset
 from pgn_edge.train.data.table import load_data
 from pgn_edge.train.evaluate import Answers, compare, measure
@@ -142,7 +142,7 @@ def answers(subjects: Mapping[str, Subject], images: Samples) -> dict[str, Answe
     found = {}
     for name, subject in subjects.items():
         print(f"{len(images)} images: {name}", file=sys.stderr)
-        found[name] = answer(subject, images, np.arange(len(subject.labels)), Skipped(), silent)
+        found[name] = answer(subject, images, np.arange(len(subject.labels)), LeftOut(), silent)
         assert found[name].answered.all(), name
     return found
 

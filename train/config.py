@@ -107,6 +107,7 @@ class TrainConfig:
             `jpeg:75` (`pgn_edge.transport`), with its pixels rounded; `pixel` only. None for a canvas of floats.
         head: what turns embeddings into class scores (`pgn_edge.train.heads`).
         template: sentence around the class name for text heads; None takes the data set's own.
+        white: Value of white in image files of 16 bits a channel; None as for `pgn_edge.images.read_image`.
     """
 
     data: str
@@ -126,6 +127,7 @@ class TrainConfig:
     transport: str | None = None
     head: HeadChoice = "zero-shot"
     template: str | None = None
+    white: int | None = None
 
     def __post_init__(self) -> None:
         if self.library_std is not None and not 0 < self.library_std < math.inf:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from pgn_edge.errors import DataError
+from pgn_edge.left_out import LeftOut
 from pgn_edge.nn.canvas import to_input
 from pgn_edge.preprocess import Preprocess
 from pgn_edge.train.augment import light_table, paper
 from pgn_edge.train.config import Schedule
-from pgn_edge.train.data.dataset import Skipped
 from pgn_edge.train.data.samples import Samples
 from pgn_edge.train.pictures import Ahead, Picture, Pictures, Read, thread_count, unreadable
 
@@ -30,7 +30,7 @@ def in_order(
     *,
     batch: int = EVALUATION_BATCH,
     workers: int | None = None,
-    skipped: Skipped | None = None,
+    left_out: LeftOut | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """All images of a split in its order, preprocessed.
 
@@ -39,7 +39,7 @@ def in_order(
         preprocess: frame -> image of the PGN.
         batch: images in a batch, at most.
         workers: threads that decode; None for as many as there are cores, at most 8.
-        skipped: counts what cannot be read; None leaves it out in silence.
+        left_out: counts what cannot be read; None leaves it out in silence.
 
     Yields:
         (B, H, W, 3) uint8 RGB images, and the indices (B,) int64 of those that could be read.
@@ -47,7 +47,7 @@ def in_order(
     Raises:
         DataError: an image cannot be read and `skipped` is strict.
     """
-    yield from in_groups(Pictures(samples, preprocess, skipped or Skipped()), range(len(samples)), batch, workers)
+    yield from in_groups(Pictures(samples, preprocess, left_out or LeftOut()), range(len(samples)), batch, workers)
 
 
 def in_groups(
@@ -62,9 +62,9 @@ def in_groups(
                 yield np.stack([image for image, _ in readable]), np.array([index for _, index in readable])
 
 
-def read_all(samples: Samples, preprocess: Preprocess, skipped: Skipped | None = None) -> np.ndarray:
+def read_all(samples: Samples, preprocess: Preprocess, left_out: LeftOut | None = None) -> np.ndarray:
     """All readable images of a small split, (n, H, W, 3) uint8 RGB, preprocessed; arguments as of `in_order`."""
-    parts = [images for images, _ in in_order(samples, preprocess, skipped=skipped)]
+    parts = [images for images, _ in in_order(samples, preprocess, left_out=left_out)]
     return np.concatenate(parts) if parts else np.empty((0, *preprocess.size_hw, 3), np.uint8)
 
 
@@ -204,7 +204,7 @@ class TrainLoader:
                 found = augmented(index, place) if self.schedule.augment == "paper" else self.pictures.read(index)
                 if found is not None:
                     return found
-            raise unreadable(self.pictures.skipped)
+            raise unreadable(self.pictures.left_out)
 
         return read
 

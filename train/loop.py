@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from pgn_edge.errors import InterruptedRunError
+from pgn_edge.left_out import LeftOut
 from pgn_edge.preprocess import Preprocess
 from pgn_edge.progress import Progress, silent
 from pgn_edge.train.board import Board
 from pgn_edge.train.config import Execution, Schedule
-from pgn_edge.train.data.dataset import DataSet, Skipped
+from pgn_edge.train.data.dataset import DataSet
 from pgn_edge.train.data.samples import Samples
 from pgn_edge.train.distributed import joint_batch_norm, make_accelerator, share_of
 from pgn_edge.train.interrupt import Interrupt
@@ -66,7 +67,7 @@ class Listeners:
             if it is there.
         title: of the progress.
         about: what the run is made of beside its schedule; the state of another one is refused.
-        skipped: counts images that cannot be read.
+        left_out: counts images that cannot be read.
     """
 
     progress: Progress = silent
@@ -75,7 +76,7 @@ class Listeners:
     resume: Path | None = None
     title: str = "training"
     about: Mapping[str, Any] = field(default_factory=dict)
-    skipped: Skipped | None = None
+    left_out: LeftOut | None = None
 
 
 NOBODY, ANYWHERE = Listeners(), Execution()
@@ -109,13 +110,13 @@ def fit(
     """
     data.require_training()
     accelerator = make_accelerator(schedule.precision, execution)
-    skipped = listeners.skipped or Skipped(execution.strict)
+    left_out = listeners.left_out or LeftOut(execution.strict)
     place = accelerator.process_index, accelerator.num_processes
-    loader = TrainLoader(Pictures(data.train, preprocess, skipped), schedule, execution.workers, place)
+    loader = TrainLoader(Pictures(data.train, preprocess, left_out), schedule, execution.workers, place)
     run = Run(model, loader, accelerator, execution)
     folder = execution.log_dir if accelerator.is_main_process else None
     with Interrupt(listeners.resume is not None) as interrupt, Board(folder) as board:
-        course = _Course(run, Pictures(data.validation, preprocess, skipped), listeners, execution, board, interrupt)
+        course = _Course(run, Pictures(data.validation, preprocess, left_out), listeners, execution, board, interrupt)
         with joint_batch_norm(model, accelerator):
             history = course.run_epochs()
     model.load_state_dict(history.best_state, strict=False)
@@ -233,7 +234,7 @@ class _Course:
                     self._pause(save=True)
         right, seen = self.accelerator.reduce(torch.tensor([right, seen], device=self.accelerator.device), "sum")
         if not int(seen):
-            raise unreadable(self.validation.skipped)
+            raise unreadable(self.validation.left_out)
         return int(right) / int(seen)
 
 
@@ -254,11 +255,11 @@ def logits_of(
     Raises:
         DataError: not one can be read.
     """
-    skipped = Skipped()
-    pictures = Pictures(samples, preprocess, skipped)
+    left_out = LeftOut()
+    pictures = Pictures(samples, preprocess, left_out)
     parts = list(answers(model, pictures, range(len(samples)), None, batch))
     if not parts:
-        raise unreadable(skipped)
+        raise unreadable(left_out)
     logits = torch.cat([logits for logits, _ in parts])
     return logits.float().cpu().numpy(), np.concatenate([found for _, found in parts])
 

@@ -12,8 +12,8 @@ from itertools import islice
 import numpy as np
 
 from pgn_edge.errors import DataError
+from pgn_edge.left_out import LeftOut, Reason
 from pgn_edge.preprocess import Preprocess
-from pgn_edge.train.data.dataset import Skipped
 from pgn_edge.train.data.samples import Arrays, Samples
 
 CACHE_BYTES = 2 << 30  # of preprocessed images; what would take more is decoded in every epoch
@@ -38,11 +38,11 @@ class Pictures:
     Args:
         samples: the split.
         preprocess: frame -> image of the PGN.
-        skipped: counts what cannot be read.
+        left_out: counts what cannot be read.
     """
 
-    def __init__(self, samples: Samples, preprocess: Preprocess, skipped: Skipped) -> None:
-        self.samples, self.preprocess, self.skipped = samples, preprocess, skipped
+    def __init__(self, samples: Samples, preprocess: Preprocess, left_out: LeftOut) -> None:
+        self.samples, self.preprocess, self.left_out = samples, preprocess, left_out
         self.bad: set[int] = set()
         shape = (len(samples), *preprocess.size_hw, 3)
         self._kept: np.ndarray | None = None
@@ -77,14 +77,14 @@ class Pictures:
         try:
             return self.samples.read(index)
         except DataError as exc:
-            self.skipped.add(self.samples.name(index), exc)
+            self.left_out.add(self.samples.name(index), Reason.UNREADABLE, exc)
             self.bad.add(index)
             return None
 
 
-def unreadable(skipped: Skipped) -> DataError:
+def unreadable(left_out: LeftOut) -> DataError:
     """What to raise where not one image of a split can be read."""
-    got = skipped.first() or "no image"
+    got = left_out.first() or "no image"
     return DataError("images", expected="at least one that can be read", got=got, do="check the files")
 
 

@@ -22,12 +22,14 @@ from pgn_edge.errors import (
     PgnEdgeError,
     TrainingError,
 )
+from pgn_edge.left_out import LeftOut
 from pgn_edge.nn.backbones import load_backbone
 from pgn_edge.nn.vit import Backbone, FrozenViT
 from pgn_edge.progress import Progress, silent
 from pgn_edge.train.baselines.contenders import CONTENDERS, Setting
 from pgn_edge.train.config import Execution, Schedule, TrainConfig
 from pgn_edge.train.data.dataset import DataSet
+from pgn_edge.train.data.samples import Reading
 from pgn_edge.train.data.table import load_data
 from pgn_edge.train.distributed import make_accelerator
 from pgn_edge.train.loop import ANYWHERE, accuracy, predict
@@ -103,8 +105,11 @@ class Series:
     def data(self, name: str) -> DataSet:
         """A data set of the series, its files listed once."""
         if name not in self._data:
-            self._data[name] = load_data(name, self.base.config.root, template=self.base.config.template)
+            config, left_out = self.base.config, LeftOut(self.base.execution.strict)
+            reading = Reading(left_out, config.white, self.progress)
+            self._data[name] = load_data(name, config.root, template=config.template, reading=reading)
             self._data[name].require_training()
+            self._data[name].require_readable(left_out)
         return self._data[name]
 
     def row(self, name: str, job: Job, data: str, rates: Sequence[float] = (1.0,)) -> Row:

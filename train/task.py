@@ -13,6 +13,7 @@ import torch
 from pgn_edge.errors import TrainingError
 from pgn_edge.files import require_writable
 from pgn_edge.geometry import Geometry
+from pgn_edge.left_out import LeftOut
 from pgn_edge.nn.backbones import load_backbone
 from pgn_edge.nn.canvas import to_input
 from pgn_edge.nn.checkpoint import GOLDEN_FRAMES, Checkpoint, save_checkpoint, spread
@@ -22,8 +23,8 @@ from pgn_edge.nn.vit import Backbone
 from pgn_edge.preprocess import Preprocess
 from pgn_edge.progress import Progress, silent
 from pgn_edge.train.config import Execution, Schedule, TrainConfig
-from pgn_edge.train.data.dataset import DataSet, Skipped
-from pgn_edge.train.data.samples import Subset
+from pgn_edge.train.data.dataset import DataSet
+from pgn_edge.train.data.samples import Reading, Subset
 from pgn_edge.train.data.table import load_data
 from pgn_edge.train.distributed import make_accelerator
 from pgn_edge.train.heads import make_head
@@ -47,7 +48,7 @@ class TrainReport:
         preprocess: of its images.
         history: loss, validation accuracy and speed of each epoch.
         seconds: wall time.
-        skipped: images that this process could not read.
+        left_out: images that this process could not read.
     """
 
     path: Path
@@ -56,7 +57,7 @@ class TrainReport:
     preprocess: Preprocess
     history: History
     seconds: float
-    skipped: Skipped
+    left_out: LeftOut
 
 
 def train_task(
@@ -96,9 +97,9 @@ def train_task(
         )
     require_writable(path)
     accelerator = make_accelerator(schedule.precision, execution)
-    model, data, preprocess = _prepare(config, schedule.seed)
-    skipped = Skipped(execution.strict)
-    files = _Files(path, config, schedule, data, preprocess, skipped)
+    left_out = LeftOut(execution.strict)
+    model, data, preprocess = _prepare(config, schedule.seed, Reading(left_out, config.white, progress))
+    files = _Files(path, config, schedule, data, preprocess, left_out)
     if not resume and accelerator.is_main_process:
         files.forget()
     accelerator.wait_for_everyone()
@@ -112,24 +113,25 @@ def train_task(
         before_epoch=Remap(model, data, preprocess, execution.workers),
         resume=files.state,
         about=about,
-        skipped=skipped,
+        left_out=left_out,
     )
     history = fit(model, data, preprocess, schedule, listeners, execution)
     if accelerator.is_main_process:
         if not path.exists():  # a finished run was resumed and its checkpoint is lost
             files.save(model, history)
         files.warm.unlink(missing_ok=True)
-    return TrainReport(path, model, data, preprocess, history, perf_counter() - start, skipped)
+    return TrainReport(path, model, data, preprocess, history, perf_counter() - start, left_out)
 
 
-def _prepare(config: TrainConfig, seed: int) -> tuple[PromptedViT, DataSet, Preprocess]:
+def _prepare(config: TrainConfig, seed: int, reading: Reading) -> tuple[PromptedViT, DataSet, Preprocess]:
     """The model as training begins, the same for the same seed, its data, and the preprocessing of its images."""
     backbone = load_backbone(config.backbone, config.weights)
     vit = backbone.vit
     geometry = vit.geometry(config.prompts, config.layout)
     geometry.require_engine()
-    data = load_data(config.data, config.root, template=config.template)
+    data = load_data(config.data, config.root, template=config.template, reading=reading)
     data.require_training()
+    data.require_readable(reading.left_out)
     model = build_model(config, backbone, geometry, data, seed)
     return model, data, vit.spec.preprocess.with_size(geometry.content_hw)
 
@@ -214,7 +216,7 @@ class Remap:
         self.model, self.workers = model, workers
         by_class = np.argsort(data.train.labels, kind="stable")
         chosen = np.sort(by_class[spread(len(by_class), MAPPED_IMAGES)])
-        self.pictures = Pictures(Subset(data.train, chosen), preprocess, Skipped())
+        self.pictures = Pictures(Subset(data.train, chosen), preprocess, LeftOut())
 
     @torch.no_grad()
     def __call__(self, epoch: int) -> None:
@@ -241,7 +243,7 @@ class _Files:
         schedule: Schedule,
         data: DataSet,
         preprocess: Preprocess,
-        skipped: Skipped,
+        left_out: LeftOut,
     ) -> None:
         self.path, self.config, self.data, self.preprocess = path, config, data, preprocess
         self.state, self.warm = (path.with_name(f"{path.stem}.{kind}{path.suffix}") for kind in ("resume", "warm"))
@@ -252,7 +254,7 @@ class _Files:
             "facts": dict(data.facts),
         }
         shown = Subset(data.validation, spread(len(data.validation), GOLDEN_FRAMES))
-        self.golden = read_all(shown, preprocess, skipped)
+        self.golden = read_all(shown, preprocess, left_out)
 
     def forget(self) -> None:
         """Remove the states of an earlier run."""

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import click
 
-from pgn_edge.cli.console import json_option, print_json, progress_bar, weights_option
+from pgn_edge.cli.console import (
+    json_option,
+    print_json,
+    progress_bar,
+    strict_option,
+    tell_left_out,
+    weights_option,
+    white_option,
+)
+from pgn_edge.left_out import LeftOut
 
 
 def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...]:
@@ -42,6 +51,8 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> t
     callback=_numbers,
     help="Library tokens of the gallery.  [default: the eight most used]",
 )
+@white_option
+@strict_option
 @weights_option
 @click.option(
     "-o",
@@ -57,14 +68,18 @@ def analyze(
     data: tuple[str, ...],
     output: Path,
     as_json: bool,
+    strict: bool,
     **given: object,
 ) -> None:
     """Show what the PGN of a CHECKPOINT does: clusters, tokens, attention and robustness, as pictures and a page."""
     from pgn_edge.train.analysis.report import Looked
     from pgn_edge.train.analysis.report import analyze as run
 
+    left_out = LeftOut(strict)
     with progress_bar() as progress:
-        results = run(Looked(checkpoint, data, **given), output, progress)  # type: ignore[arg-type]  # as click parsed
+        looked = Looked(checkpoint, data, **given)  # type: ignore[arg-type]  # as click parsed
+        results = run(looked, output, progress, left_out)
+    tell_left_out(left_out, results["notes"])
     if as_json:
         print_json(results)
         return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pgn_edge.cli.console import json_option, print_json, print_table, progress_bar, weights_option
+from pgn_edge.cli.console import json_option, print_json, print_table, progress_bar, strict_option, weights_option
 
 if TYPE_CHECKING:
     from pgn_edge.train.compare_report import Section
@@ -73,7 +73,7 @@ _COMMON = (
     click.option("--seed", type=click.IntRange(min=0), help="The first seed.  [default: the recipe's, or 0]"),
     click.option("--device", help="cpu, cuda, cuda:1, …  [default: the best there is]"),
     click.option("--workers", type=click.IntRange(min=0), help="Threads that decode images."),
-    click.option("--strict", is_flag=True, help="Refuse an image that cannot be read; else it is skipped."),
+    strict_option,
 )
 
 

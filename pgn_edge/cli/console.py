@@ -13,6 +13,7 @@ from pgn_edge.progress import Progress
 
 if TYPE_CHECKING:
     from pgn_edge.contract import Precision
+    from pgn_edge.left_out import LeftOut
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 PLAIN_NUMBER = frozenset("0123456789.+-e%")
@@ -32,6 +33,13 @@ layout_option = click.option(
     default="append",
     show_default=True,
     help="Prompts under the image, or inside the stock size.",
+)
+
+strict_option = click.option("--strict", is_flag=True, help="Stop at the first lost image, instead of counting it.")
+white_option = click.option(
+    "--white",
+    type=click.IntRange(1, 65_535),
+    help="White in files of 16 bits, such as 4095.  [default: 65535, dark files refused]",
 )
 
 vit_option = click.option(
@@ -118,6 +126,13 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     for row in rows:
         table.add_row(*(escape(printable(cell)) for cell in row))  # a label may hold brackets
     Console().print(table)
+
+
+def tell_left_out(left_out: LeftOut, notes: Sequence[str] = ()) -> None:
+    """Say on stderr what was left out and how the parts of the data are used; nothing where all is plain."""
+    for line in (*notes, left_out.summary()):
+        if line:
+            click.echo(printable(line), err=True)
 
 
 def printable(text: str) -> str:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgn_edge.cli.console import engine_options, json_option, print_json, print_table, vit_option
+from pgn_edge.cli.console import (
+    engine_options,
+    json_option,
+    print_json,
+    print_table,
+    strict_option,
+    tell_left_out,
+    vit_option,
+    white_option,
+)
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from pgn_edge.left_out import LeftOut
     from pgn_edge.runtime.result import Result
 
 
@@ -18,26 +31,55 @@ if TYPE_CHECKING:
 @vit_option
 @click.option("--task", required=True, help="Task bundle, a .pgn file.")
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes to print.")
+@white_option
+@strict_option
 @engine_options
 @json_option
-def predict(images: tuple[str, ...], vit: str, task: str, top: int, as_json: bool, **options: Any) -> None:
-    """Classify each IMAGE with one task."""
-    from pgn_edge.images import read_image
+def predict(
+    images: tuple[str, ...], vit: str, task: str, top: int, white: int | None, strict: bool, **options: Any
+) -> None:
+    """Classify each IMAGE with one task; images that cannot be read are counted."""
+    from pgn_edge.left_out import LeftOut
     from pgn_edge.runtime import Runtime
 
-    name = Path(task).stem
+    as_json, name, left_out = options.pop("as_json"), Path(task).stem, LeftOut(strict)
     with Runtime(vit, {name: task}, **options) as runtime:
-        results = [runtime.infer(name, read_image(image)[..., ::-1]) for image in images]
+        frames = _readable(images, white, left_out)
+        found = [(image, runtime.infer(name, frame_rgb[..., ::-1])) for image, frame_rgb in frames]
+    tell_left_out(left_out)
     if as_json:
-        answers = [{"image": image, **result.to_json(top)} for image, result in zip(images, results, strict=True)]
-        print_json({"task": name, "images": answers})
+        answers = [{"image": image, **result.to_json(top)} for image, result in found]
+        print_json({"task": name, "images": answers, "left_out": left_out.to_json()})
         return
     rows = [
         (image if rank == 0 else "", label, score)
-        for image, result in zip(images, results, strict=True)
+        for image, result in found
         for rank, (label, score) in enumerate(_lines(result, top))
     ]
     print_table(f"Task {name}", ("image", "label", "probability"), rows)
+
+
+def _readable(images: Sequence[str], white: int | None, left_out: LeftOut) -> Iterator[tuple[str, np.ndarray]]:
+    """Images that can be read, one at a time, and their names.
+
+    Raises:
+        DataError: none can be read, or one cannot and the account is strict.
+    """
+    from pgn_edge.errors import DataError
+    from pgn_edge.images import read_image
+    from pgn_edge.left_out import Reason
+
+    last = None
+    for image in images:
+        try:
+            frame_rgb = read_image(image, white)
+        except DataError as exc:
+            last = exc
+            left_out.add(image, Reason.UNREADABLE, exc)
+            continue
+        yield image, frame_rgb
+    if last is not None and left_out.count() == len(set(images)):  # the others were answered
+        raise last
 
 
 def _lines(result: Result, top: int) -> list[tuple[str, str]]:

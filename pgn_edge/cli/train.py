@@ -15,7 +15,10 @@ from pgn_edge.cli.console import (
     layout_option,
     print_json,
     progress_bar,
+    strict_option,
+    tell_left_out,
     weights_option,
+    white_option,
 )
 
 if TYPE_CHECKING:
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
 # Of the help; what is in none of them comes last.
 GROUPS = {
-    "Task": ("data", "root", "backbone", "weights", "head", "template", "recipe", "output", "resume"),
+    "Task": ("data", "root", "backbone", "weights", "head", "template", "white", "recipe", "output", "resume"),
     "Prompts": (
         *("prompts", "library", "generator", "mixing", "hidden", "resolution", "layout", "library_space"),
         *("library_std", "rounded", "transport"),
@@ -79,6 +82,7 @@ _TASK = (
         help="The frozen model's own, the same but trained, a new one, or its outputs as they are mapped to classes.",
     ),
     click.option("--template", help="Sentence with {} for the class name, for text heads."),
+    white_option,
     click.option(
         "--recipe",
         is_eager=True,  # before the options whose defaults it changes
@@ -210,7 +214,7 @@ _EXECUTION = (
     ),
     click.option("--compile/--no-compile", default=False, show_default=True, help="Compile the model first."),
     click.option("--log-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder for TensorBoard."),
-    click.option("--strict", is_flag=True, help="Refuse an image that cannot be read; else it is skipped."),
+    strict_option,
     click.option(
         "--save-minutes",
         type=click.FloatRange(min=0),
@@ -256,6 +260,7 @@ def train(output: Path, resume: bool, as_json: bool, **options: Any) -> None:
         report = train_task(config, schedule, output, resume=resume, progress=progress, execution=execution)
     if not is_first():
         return
+    tell_left_out(report.left_out, report.data.notes)
     if as_json:
         print_json(_document(report))
         return
@@ -268,8 +273,6 @@ def train(output: Path, resume: bool, as_json: bool, **options: Any) -> None:
         f"{history.best_epoch + 1} of {len(history.loss)}, {report.seconds:.0f} s, {_speed(report):.0f} images/s; "
         f"next: pgn-edge export {report.path} {canvas}"
     )
-    if len(report.skipped):
-        click.echo(f"{len(report.skipped)} images could not be read, the first: {report.skipped.first()}", err=True)
 
 
 def _document(report: TrainReport) -> dict[str, Any]:
@@ -284,8 +287,8 @@ def _document(report: TrainReport) -> dict[str, Any]:
         "loss": history.loss,
         "validation": history.validation,
         "waiting": history.waiting,
-        "skipped": len(report.skipped),
-        "first_skipped": report.skipped.first(),
+        "left_out": report.left_out.to_json(),
+        "notes": list(report.data.notes),
     }
 
 

@@ -16,10 +16,11 @@ from pgn_edge.cli.demo import NAMES
 from pgn_edge.cli.demo.report import Sample, canvas_strip, demo_html
 from pgn_edge.cli.demo.steps import _Steps, run_demo
 from pgn_edge.errors import OutputError
+from pgn_edge.left_out import LeftOut
 from pgn_edge.progress import silent
 from pgn_edge.runtime import Runtime
 from pgn_edge.runtime.bench import BenchOptions, run_bench
-from pgn_edge.train.data.dataset import DataSet, LabelSpace, Skipped
+from pgn_edge.train.data.dataset import DataSet, LabelSpace
 from pgn_edge.train.data.samples import Arrays
 from pgn_edge.train.loop import History
 from pgn_edge.train.task import TrainReport
@@ -43,7 +44,7 @@ def test_the_page_holds_every_number_and_escapes_what_it_is_told(samples: list[S
     data = DataSet("tiny", (LabelSpace(("<b>", *bundle.head.labels[1:]), "{}"),), split, split, split, {})
     history = History([1.0, 0.5], [0.25, 0.75])
     model: Any = nn.Identity()
-    trained = TrainReport(tmp_path, model, data, bundle.facts.preprocess, history, 1.0, Skipped())
+    trained = TrainReport(tmp_path, model, data, bundle.facts.preprocess, history, 1.0, LeftOut())
     bench = run_bench(tiny_pair.vit, task=tiny_pair.task, stock=tiny_pair.stock, options=BenchOptions(2, 1, (48, 64)))
     accuracy = {key: 0.101 + index / 100 for index, key in enumerate(NAMES)}
     results = {"accuracy": accuracy, "parity": list(bundle.parity), "certificate": dict(bundle.certificate)}

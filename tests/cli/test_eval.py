@@ -15,11 +15,11 @@ from PIL import Image
 from pgn_edge.cli.eval.subjects import RuntimeSubject, answer
 from pgn_edge.errors import DataError
 from pgn_edge.heads import Head
+from pgn_edge.left_out import LeftOut
 from pgn_edge.nn.checkpoint import load_checkpoint, save_checkpoint
 from pgn_edge.progress import silent
 from pgn_edge.runtime import Runtime
 from pgn_edge.runtime.chain import HostChain
-from pgn_edge.train.data.dataset import Skipped
 from pgn_edge.train.data.samples import Arrays, Files
 from pgn_edge.train.evaluate import compare
 
@@ -162,8 +162,8 @@ def test_images_that_cannot_be_read_are_left_out_and_said(
     document = json.loads(done.stdout)
     assert (document["images"], document["unreadable"]) == (6, 1)
     assert [subject["images"] for subject in document["subjects"]] == [5, 5]
-    printed = call("eval", tiny_checkpoint, tiny_pair.task, *options).stdout
-    assert "1 of 6 images could not be read and are left out, the first: " in printed
+    printed = call("eval", tiny_checkpoint, tiny_pair.task, *options).stderr
+    assert "left out: 1 image that cannot be read (" in printed
 
 
 def test_a_frame_without_an_answer_is_wrong(
@@ -187,11 +187,11 @@ def test_batches_answer_as_single_frames_do(tiny_pair, golden_images: np.ndarray
         for batch in (1, 4):
             told = []
             subject = RuntimeSubject(runtime, "task", batch)
-            answers.append(answer(subject, samples, order, Skipped(), lambda *what, told=told: told.append(what)))
+            answers.append(answer(subject, samples, order, LeftOut(), lambda *what, told=told: told.append(what)))
             assert told[-1] == ("task", 11, 11)
         nothing = Files([tmp_path / "lost.png"] * 3, np.zeros(3, np.int64))
         with pytest.raises(DataError, match=r"lost\.png"):
-            answer(RuntimeSubject(runtime, "task", 2), nothing, order, Skipped(), silent)
+            answer(RuntimeSubject(runtime, "task", 2), nothing, order, LeftOut(), silent)
     flips = compare(*answers, samples.labels)
     assert (flips.images, flips.count) == (11, 0)
     assert flips.max_abs <= 1e-5

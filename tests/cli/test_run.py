@@ -420,6 +420,24 @@ def test_predict_names_an_image_that_does_not_decode(tiny_pair, tmp_path: Path) 
     assert "bad.png: expected an image" in done.stderr
 
 
+@pytest.mark.parametrize("broken", ["torn.png", "missing.png"])
+def test_predict_answers_the_good_images_beside_one_that_cannot_be_read(tiny_pair, tmp_path: Path, broken: str) -> None:
+    for name in ("good.png", "torn.png", "good2.png"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((20, 30, 3), np.uint8))
+    (tmp_path / "torn.png").write_bytes((tmp_path / "good.png").read_bytes()[:40])
+    images = [tmp_path / name for name in ("good.png", broken, "good2.png")]
+    engines = ("--vit", tiny_pair.vit, "--task", tiny_pair.task)
+    done = call("predict", *images, *engines, "--json")
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert [Path(answer["image"]).name for answer in document["images"]] == ["good.png", "good2.png"]
+    assert document["left_out"]["unreadable_image"]["count"] == 1
+    assert f"left out: 1 image that cannot be read ({tmp_path / broken}: " in done.stderr
+    strict = call("predict", *images, *engines, "--strict")
+    assert strict.exit_code == 1
+    assert broken in strict.stderr
+
+
 @pytest.mark.parametrize("command", ["run", "predict"])
 def test_help(command: str) -> None:
     done = call(command, "--help")

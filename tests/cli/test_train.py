@@ -53,7 +53,7 @@ def test_train_json_is_one_document(call, class_folder: Path, use_tiny_backbone,
     assert document["validation_accuracy"] == document["validation"][document["best_epoch"] - 1]
     assert document["images_per_s"] > 0
     assert len(document["waiting"]) == 2
-    assert (document["skipped"], document["first_skipped"]) == (0, "")
+    assert (document["left_out"], document["notes"]) == ({}, [])
     schedule = load_checkpoint(output).provenance["schedule"]
     assert (schedule["optimizer"], schedule["augment"], schedule["epochs"]) == ("sgd", "none", 2)
 
@@ -117,7 +117,7 @@ def test_images_of_which_none_decodes(refusal, tmp_path: Path):
             (tmp_path / name / f"{index}.png").write_bytes(b"no image")
     line = refusal("train", "--data", tmp_path, "-o", tmp_path / "ckpt.pt")
     assert str(tmp_path / "0" / "") in line
-    assert "at least one that can be read" in line
+    assert "class 0: expected at least one image that can be read, got none of" in line
 
 
 @pytest.fixture
@@ -136,16 +136,17 @@ def test_images_that_do_not_decode_are_told_in_one_line(call, torn_folder: Path,
     assert done.exit_code == 0, done.output
     assert len(done.stdout.splitlines()) == 1
     last = done.stderr.splitlines()[-1]
-    assert " images could not be read, the first: " in last
+    assert "images that cannot be read (" in last
     document = json.loads(call("train", "--data", torn_folder, *QUICK, "-o", tmp_path / "ckpt.pt", "--json").stdout)
-    assert last.startswith(f"{document['skipped']} images")
-    assert "torn" in document["first_skipped"]
+    lost = document["left_out"]["unreadable_image"]
+    assert last.startswith(f"left out: {lost['count']} images")
+    assert "torn" in lost["first"]
 
 
 def test_strict_refuses_them(refusal, torn_folder: Path, use_tiny_backbone, tmp_path: Path):
     line = refusal("train", "--data", torn_folder, *QUICK, "-o", tmp_path / "ckpt.pt", "--strict")
     assert "torn" in line
-    assert "decodes to its last byte" in line
+    assert "whole to its last byte" in line
 
 
 def test_a_typed_option_goes_before_the_recipe_and_the_recipe_before_the_default(

@@ -15,10 +15,11 @@ from PIL import Image
 
 import pgn_edge.train.pictures
 from pgn_edge.errors import DataError
+from pgn_edge.left_out import LeftOut
 from pgn_edge.nn.canvas import to_input
 from pgn_edge.preprocess import Preprocess
 from pgn_edge.train.config import Schedule
-from pgn_edge.train.data.dataset import DataSet, Skipped
+from pgn_edge.train.data.dataset import DataSet
 from pgn_edge.train.data.samples import Arrays, Files
 from pgn_edge.train.loader import Part, TrainLoader, in_order, read_all
 from pgn_edge.train.pictures import AHEAD, Ahead, Pictures, thread_count
@@ -39,8 +40,8 @@ def files(tmp_path: Path) -> Files:
     return Files(paths, np.arange(20) % 2)
 
 
-def loader(samples: Any, schedule: Schedule = PLAIN, skipped: Skipped | None = None, **options: Any) -> TrainLoader:
-    return TrainLoader(Pictures(samples, SMALL, skipped or Skipped()), schedule, **options)
+def loader(samples: Any, schedule: Schedule = PLAIN, left_out: LeftOut | None = None, **options: Any) -> TrainLoader:
+    return TrainLoader(Pictures(samples, SMALL, left_out or LeftOut()), schedule, **options)
 
 
 def flat(steps: Iterator[list[Part]]) -> list[Part]:
@@ -57,7 +58,7 @@ def greys(parts: list[Part]) -> list[int]:
 
 @pytest.mark.parametrize("batch", [2, 5, 7, 24, 100])
 def test_an_epoch_shows_every_image_once(bar_data: DataSet, bar_preprocess: Preprocess, batch: int):
-    pictures = Pictures(bar_data.train, bar_preprocess, Skipped())
+    pictures = Pictures(bar_data.train, bar_preprocess, LeftOut())
     parts = flat(TrainLoader(pictures, replace(PLAIN, batch=batch)).epoch(0))
     assert max(len(part.labels) for part in parts) <= batch
     shown = sorted(image.numpy().tobytes() for part in parts for image in part.images)
@@ -65,7 +66,7 @@ def test_an_epoch_shows_every_image_once(bar_data: DataSet, bar_preprocess: Prep
 
 
 def test_each_epoch_has_its_own_order(bar_data: DataSet, bar_preprocess: Preprocess):
-    train = TrainLoader(Pictures(bar_data.train, bar_preprocess, Skipped()), PLAIN)
+    train = TrainLoader(Pictures(bar_data.train, bar_preprocess, LeftOut()), PLAIN)
     first, again, second = (torch.cat([part.images for part in flat(train.epoch(epoch))]) for epoch in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, second)
@@ -119,29 +120,29 @@ def test_no_step_of_a_single_image(bar_data: DataSet, count: int, batch: int, st
 
 
 def test_the_next_readable_image_takes_the_place_of_one_that_is_not(files: Files):
-    skipped = Skipped()
-    train = loader(files, skipped=skipped, workers=2)
+    left_out = LeftOut()
+    train = loader(files, left_out=left_out, workers=2)
     for epoch in (0, 1):
         parts = flat(train.epoch(epoch))
         seen = greys(parts)
         assert sorted(seen) == sorted([*(set(range(20)) - {4, 5, 11}), 6, 6, 12])
         assert [int(label) for part in parts for label in part.labels] == [number % 2 for number in seen]
-    assert len(skipped) == 3
+    assert len(left_out) == 3
 
 
 def test_strict_stops_at_the_first(files: Files):
     with pytest.raises(DataError, match=r"(04|05|11)\.png"):
-        flat(loader(files, skipped=Skipped(strict=True), workers=2).epoch(0))
+        flat(loader(files, left_out=LeftOut(strict=True), workers=2).epoch(0))
 
 
 def test_in_order_leaves_out_what_cannot_be_read(files: Files):
-    skipped = Skipped()
-    parts = list(in_order(files, SMALL, batch=6, skipped=skipped))
+    left_out = LeftOut()
+    parts = list(in_order(files, SMALL, batch=6, left_out=left_out))
     indices = np.concatenate([found for _, found in parts])
     assert indices.tolist() == [index for index in range(20) if index not in (4, 5, 11)]
     assert [int(image[0, 0, 0]) // 10 for images, _ in parts for image in images] == indices.tolist()
     assert {images.shape[1:] for images, _ in parts} == {(12, 12, 3)}
-    assert len(skipped) == 3
+    assert len(left_out) == 3
     assert np.array_equal(read_all(files, SMALL), np.concatenate([images for images, _ in parts]))
 
 
@@ -191,7 +192,7 @@ def test_what_fits_is_decoded_once(
 
 
 def test_arrays_of_the_right_size_are_not_copied_and_need_no_threads(bar_data: DataSet, bar_preprocess: Preprocess):
-    pictures = Pictures(bar_data.train, bar_preprocess, Skipped())
+    pictures = Pictures(bar_data.train, bar_preprocess, LeftOut())
     assert pictures.in_memory
     found = pictures.read(3)
     assert found is not None

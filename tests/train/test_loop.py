@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from pgn_edge.errors import CheckpointError, DataError, OutputError, PgnEdgeError, TrainingError
+from pgn_edge.left_out import LeftOut
 from pgn_edge.nn.generator import ResNet10
 from pgn_edge.nn.pgn import PGN, PgnConfig
 from pgn_edge.nn.tensor_file import load_tensors, save_tensors
 from pgn_edge.preprocess import Preprocess
 from pgn_edge.progress import silent
 from pgn_edge.train.config import Execution, Schedule
-from pgn_edge.train.data.dataset import DataSet, LabelSpace, Skipped
+from pgn_edge.train.data.dataset import DataSet, LabelSpace
 from pgn_edge.train.data.samples import Arrays
 from pgn_edge.train.distributed import make_accelerator
 from pgn_edge.train.loader import TrainLoader
@@ -286,7 +287,7 @@ def test_weights_that_the_last_step_of_an_epoch_breaks_are_not_kept(bar_data: Da
 @pytest.fixture
 def make_run(bar_data: DataSet, bar_preprocess: Preprocess) -> Any:
     def make(model: nn.Module, schedule: Schedule) -> Run:
-        loader = TrainLoader(Pictures(bar_data.train, bar_preprocess, Skipped()), schedule)
+        loader = TrainLoader(Pictures(bar_data.train, bar_preprocess, LeftOut()), schedule)
         return Run(model, loader, make_accelerator("fp32", Execution()), Execution())
 
     return make
@@ -542,9 +543,9 @@ def test_nothing_that_can_be_read_is_an_error(bar_data: DataSet, bar_preprocess:
 
 def test_holes_in_training_are_counted_once_and_refused_if_strict(bar_data: DataSet, bar_preprocess: Preprocess):
     broken = replace(bar_data, train=WithHoles(bar_data.train, (3, 23)))
-    skipped = Skipped()
-    fit(linear(), broken, bar_preprocess, SHORT, Listeners(skipped=skipped))
-    assert len(skipped) == 2
+    left_out = LeftOut()
+    fit(linear(), broken, bar_preprocess, SHORT, Listeners(left_out=left_out))
+    assert len(left_out) == 2
     with pytest.raises(DataError, match="half of one"):
         fit(linear(), broken, bar_preprocess, SHORT, execution=Execution(strict=True))
 

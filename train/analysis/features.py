@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from pgn_edge.errors import DataError
+from pgn_edge.left_out import LeftOut
 from pgn_edge.nn.canvas import to_input
 from pgn_edge.nn.checkpoint import spread
 from pgn_edge.progress import Progress
 from pgn_edge.train.analysis.trained import Trained
-from pgn_edge.train.data.dataset import DataSet, Skipped
+from pgn_edge.train.data.dataset import DataSet
 from pgn_edge.train.data.samples import Samples, Subset
 from pgn_edge.train.loader import in_order
 from pgn_edge.train.pictures import unreadable
@@ -71,7 +72,9 @@ def choose(data: DataSet, split: str, limit: int | None) -> Samples:
 
 
 @torch.no_grad()
-def gather(trained: Trained, data: DataSet, samples: Samples, progress: Progress) -> Features:
+def gather(
+    trained: Trained, data: DataSet, samples: Samples, progress: Progress, left_out: LeftOut | None = None
+) -> Features:
     """Run all images of a split through PGN and ViT.
 
     Args:
@@ -79,14 +82,15 @@ def gather(trained: Trained, data: DataSet, samples: Samples, progress: Progress
         data: the data set.
         samples: those of its images that are looked at.
         progress: listener.
+        left_out: Account of images that cannot be read; None for one of its own.
 
     Raises:
         DataError: not one image can be read.
     """
     model, preprocess = trained.model, trained.checkpoint.preprocess
     pgn = trained.checkpoint.pgn
-    skipped, found = Skipped(), list[dict[str, np.ndarray]]()
-    for images, indices in in_order(samples, preprocess, batch=BATCH, skipped=skipped):
+    left_out, found = left_out or LeftOut(), list[dict[str, np.ndarray]]()
+    for images, indices in in_order(samples, preprocess, batch=BATCH, left_out=left_out):
         x = to_input(torch.from_numpy(images), preprocess, trained.device)
         parts = {"frozen": model.vit(x), "prompted": model.embed(x)}
         if pgn.mixes:
@@ -97,7 +101,7 @@ def gather(trained: Trained, data: DataSet, samples: Samples, progress: Progress
         found.append({"images": images, "labels": samples.labels[indices], **arrays})
         progress(f"features of {data.name}", int(indices[-1]) + 1, len(samples))
     if not found:
-        raise unreadable(skipped)
+        raise unreadable(left_out)
     whole = {name: np.concatenate([batch[name] for batch in found]) for name in found[0]}
     return Features(
         data=data,
@@ -107,7 +111,7 @@ def gather(trained: Trained, data: DataSet, samples: Samples, progress: Progress
         prompts=whole.get("prompts"),
         frozen=whole["frozen"],
         prompted=whole["prompted"],
-        unreadable=len(skipped),
+        unreadable=len(samples) - len(whole["labels"]),
     )
 
 

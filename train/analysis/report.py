@@ -12,6 +12,7 @@ from typing import Any
 from pgn_edge import __version__, html
 from pgn_edge.errors import DataError, OutputError
 from pgn_edge.files import write_bytes, write_text
+from pgn_edge.left_out import LeftOut
 from pgn_edge.progress import Progress, silent
 from pgn_edge.train.analysis.attention import attention
 from pgn_edge.train.analysis.clusters import clusters, maps
@@ -22,7 +23,7 @@ from pgn_edge.train.analysis.section import Section
 from pgn_edge.train.analysis.tokens import gallery, library_usage, require_tokens
 from pgn_edge.train.analysis.trained import Trained, load_trained
 from pgn_edge.train.data.dataset import DataSet
-from pgn_edge.train.data.samples import Samples
+from pgn_edge.train.data.samples import Reading, Samples
 from pgn_edge.train.data.table import load_data
 
 INTRODUCTION = (
@@ -43,6 +44,7 @@ class Looked:
         limit: most images of each, evenly from the split.
         weights: of the backbone.
         tokens: Library tokens of the gallery; empty for the most used ones.
+        white: Value of white in image files of 16 bits a channel; None as for `pgn_edge.images.read_image`.
     """
 
     checkpoint: Path
@@ -52,15 +54,19 @@ class Looked:
     limit: int = 1000
     weights: str | None = None
     tokens: tuple[int, ...] = ()
+    white: int | None = None
 
 
-def analyze(looked: Looked, folder: Path, progress: Progress = silent) -> dict[str, Any]:
+def analyze(
+    looked: Looked, folder: Path, progress: Progress = silent, left_out: LeftOut | None = None
+) -> dict[str, Any]:
     """Analyse a checkpoint on data, and write the pictures, `analysis.json` and `index.html`.
 
     Args:
         looked: what is analysed.
         folder: made if it is not there.
         progress: listener.
+        left_out: Account of files that do not count; None for one of its own.
 
     Returns:
         What `analysis.json` holds.
@@ -74,14 +80,15 @@ def analyze(looked: Looked, folder: Path, progress: Progress = silent) -> dict[s
     require_matplotlib()
     trained = load_trained(looked.checkpoint, looked.weights)
     require_tokens(trained.checkpoint.pgn, looked.tokens)
-    sets = _load(looked)
+    left_out = left_out or LeftOut()
+    sets = _load(looked, Reading(left_out, looked.white, progress))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise OutputError(
             str(folder), expected="a folder that can be made", got=exc.strerror or str(exc), do="choose another"
         ) from exc
-    features = [gather(trained, data, samples, progress) for data, samples in sets]
+    features = [gather(trained, data, samples, progress, left_out) for data, samples in sets]
     sections = _sections(trained, features, looked.tokens, progress)
     pictures = [picture for section in sections for picture in section.pictures]
     for picture in pictures:
@@ -91,6 +98,8 @@ def analyze(looked: Looked, folder: Path, progress: Progress = silent) -> dict[s
         "split": looked.split,
         "images": {each.name: len(each.labels) for each in features},
         "unreadable": {each.name: each.unreadable for each in features},
+        "left_out": left_out.to_json(),
+        "notes": [note for data, _ in sets for note in data.notes],
         **{section.title: dict(section.facts) for section in sections if section.facts},
         "pictures": [f"{picture.name}.png" for picture in pictures],
         "version": __version__,
@@ -100,10 +109,10 @@ def analyze(looked: Looked, folder: Path, progress: Progress = silent) -> dict[s
     return results
 
 
-def _load(looked: Looked) -> list[tuple[DataSet, Samples]]:
+def _load(looked: Looked, reading: Reading) -> list[tuple[DataSet, Samples]]:
     sets = []
     for name in looked.data:
-        data = load_data(name, looked.root)
+        data = load_data(name, looked.root, reading=reading)
         sets.append((data, choose(data, looked.split, looked.limit)))
     names = [data.name for data, _ in sets]
     twice = next((name for name in names if names.count(name) > 1), None)

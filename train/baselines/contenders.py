@@ -11,6 +11,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from pgn_edge.left_out import LeftOut
 from pgn_edge.nn.generator import make_generator
 from pgn_edge.nn.vit import Backbone, FrozenViT
 from pgn_edge.preprocess import Preprocess
@@ -19,7 +20,7 @@ from pgn_edge.train.baselines.cnn import whole
 from pgn_edge.train.baselines.probe import linear_probe
 from pgn_edge.train.baselines.visual import VisualKind, VisuallyPrompted
 from pgn_edge.train.config import Execution, Schedule, TrainConfig
-from pgn_edge.train.data.dataset import DataSet, Skipped
+from pgn_edge.train.data.dataset import DataSet
 from pgn_edge.train.distributed import make_accelerator
 from pgn_edge.train.heads import make_head
 from pgn_edge.train.loop import Listeners, fit
@@ -141,7 +142,7 @@ def _fit(setting: Setting, model: nn.Module) -> nn.Module:
         setting.progress,
         resume=setting.state,
         about={**setting.config.to_json(), "contender": setting.contender},
-        skipped=Skipped(setting.execution.strict),
+        left_out=LeftOut(setting.execution.strict),
     )
     if isinstance(model, PromptedViT):
         remap = Remap(model, setting.data, preprocess, setting.execution.workers)

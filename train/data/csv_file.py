@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,11 @@ import numpy as np
 
 from pgn_edge.errors import DataError
 from pgn_edge.labels import read_labels
-from pgn_edge.train.data.dataset import TEST_SHARE, Parts, cut
+from pgn_edge.train.data.dataset import TEST_SHARE, Parts, cut, only_validation
 from pgn_edge.train.data.samples import Files
+from pgn_edge.train.data.splits import SPELLINGS, spellings, split_of
 
 COLUMNS = ("path", "label", "split")
-SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 PROBED = 100  # rows that are looked up to find out what the paths are relative to
 
 
@@ -27,13 +28,14 @@ class _Row:
     split: str
 
 
-def read_csv(path: Path, root: Path) -> Parts:
+def read_csv(path: Path, root: Path, white: int | None = None) -> Parts:
     """List the images of a CSV.
 
     Args:
-        path: UTF-8 with a header of `path`, `label` and perhaps `split` (train, val or validation, test) in any order.
+        path: UTF-8 with a header of `path`, `label` and perhaps `split` in any order, splits in any common spelling.
             Labels are names; with a `labels.txt` beside the file they may be its names or integers, counted from 0.
         root: folder that the paths may be relative to, if they are not to the CSV's own.
+        white: Value of white in files of 16 bits a channel; None as for `read_image`.
 
     Raises:
         DataError: not such a file, a row that is incomplete or says an image a second time, or a label out of range.
@@ -47,36 +49,35 @@ def read_csv(path: Path, root: Path) -> Parts:
     number = _numbering(path, labels, names.is_file())
     base = _base([path.parent, root], rows)
 
+    _require_once(path, base, rows)
+
     def files(chosen: list[_Row]) -> Files:
-        return Files([base / row.path for row in chosen], np.array([number(row) for row in chosen], np.int64))
+        return Files([base / row.path for row in chosen], np.array([number(row) for row in chosen], np.int64), white)
 
     if not rows[0].split:
         train, test = cut(files(rows), TEST_SHARE)
         return Parts(labels, train, test)
-    groups = {part: files([row for row in rows if row.split == part]) for part in SPLITS.values()}
-    for part in ("train", "test"):
-        if not len(groups[part]):
-            raise _bad(path, f"rows of the split {part}", "none", f"mark some as {part}, or leave the column out")
-    validation = groups["validation"]
-    return Parts(labels, groups["train"], groups["test"], validation if len(validation) else None)
+    groups = {part: files([row for row in rows if row.split == part]) for part in SPELLINGS}
+    validation = groups["validation"] if len(groups["validation"]) else None
+    if not len(groups["train"]):
+        raise _bad(path, "rows of the split train", "none", "mark some as train, or leave the column out")
+    if len(groups["test"]):
+        return Parts(labels, groups["train"], groups["test"], validation)
+    if validation is None:
+        raise _bad(path, "rows of the split test", "none", "mark some as test, or leave the column out")
+    return only_validation(Parts(labels, groups["train"], validation), "the split validation")
 
 
 def _rows(path: Path) -> list[_Row]:
     rows: list[_Row] = []
-    first: dict[str, int] = {}
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
+            reader = csv.reader(file, strict=True, skipinitialspace=True)  # path, "label" is written by hand
             columns = _columns(path, next(reader, []))
             for cells in reader:
                 if not any(cell.strip() for cell in cells):
                     continue
-                row = _row(path, columns, cells, reader.line_num)
-                if row.path in first:
-                    got = f"{row.path!r} in rows {first[row.path]} and {row.number}"
-                    raise _bad(path, "each image once", got, "remove one of them")
-                first[row.path] = row.number
-                rows.append(row)
+                rows.append(_row(path, columns, cells, reader.line_num))
     except UnicodeDecodeError as exc:
         raise _bad(path, "text in UTF-8", f"{exc.reason} at byte {exc.start}", "save it as UTF-8") from exc
     except (OSError, csv.Error) as exc:
@@ -84,6 +85,18 @@ def _rows(path: Path) -> list[_Row]:
     if not rows:
         raise _bad(path, "rows of images", "a header alone", "add rows")
     return rows
+
+
+def _require_once(path: Path, base: Path, rows: list[_Row]) -> None:
+    """Refuse a file that two rows name, also where they spell its path in two ways."""
+    first: dict[str, _Row] = {}
+    for row in rows:
+        file = os.path.normpath(base / row.path)
+        before = first.setdefault(file, row)
+        if before is not row:
+            labels = "" if before.label == row.label else f" as {before.label!r} and {row.label!r}"
+            got = f"{row.path!r} in rows {before.number} and {row.number}{labels}"
+            raise _bad(path, "each image once", got, "remove one of them")
 
 
 def _columns(path: Path, header: list[str]) -> tuple[str, ...]:
@@ -103,9 +116,9 @@ def _row(path: Path, columns: tuple[str, ...], cells: list[str], number: int) ->
     if blank is not None or "\0" in values["path"]:
         raise _bad(where, f"a {blank or 'path'}", repr(values[blank or "path"]), "fill it in, or remove the row")
     split = values.get("split", "")
-    if split and split.lower() not in SPLITS:
-        raise _bad(where, f"a split of {', '.join(SPLITS)}", repr(split), "mend the row")
-    return _Row(number, values["path"], values["label"], SPLITS.get(split.lower(), ""))
+    if split and split_of(split) is None:
+        raise _bad(where, f"a split such as {', '.join(SPELLINGS)}", repr(split), f"write one of {spellings()}")
+    return _Row(number, values["path"], values["label"], split_of(split) or "")
 
 
 def _numbering(path: Path, labels: tuple[str, ...], listed: bool) -> Callable[[_Row], int]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from pgn_edge.errors import DataError
+from pgn_edge.left_out import LeftOut, Reason
 from pgn_edge.train.data.samples import Joined, Samples, Subset
 
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1
@@ -40,12 +40,14 @@ class Parts:
         train: to learn from; empty where a data set has test images alone.
         test: looked at once, at the end.
         validation: only where the usual split has one; it is cut from `train` otherwise.
+        note: which part is used as which, where that is not plain; for the user.
     """
 
     labels: tuple[str, ...]
     train: Samples
     test: Samples
     validation: Samples | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class DataSet:
         validation: cut from the training data, or the list that the usual split has; picks the checkpoint.
         test: looked at once, at the end.
         facts: where it comes from and how large it is, ready for JSON.
+        notes: which parts are used as which, where that is not plain; sentences for the user.
     """
 
     name: str
@@ -67,6 +70,7 @@ class DataSet:
     validation: Samples
     test: Samples
     facts: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -90,44 +94,26 @@ class DataSet:
                 do="train on another data set, and use this one with pgn-edge eval",
             )
 
-
-class Skipped:
-    """Images that could not be read, each counted once; any number of threads may add to it.
-
-    Args:
-        strict: raise at the first one instead.
-    """
-
-    def __init__(self, strict: bool = False) -> None:
-        self.strict = strict
-        self._reasons: dict[str, str] = {}
-        self._lock = threading.Lock()
-
-    def add(self, name: str, reason: DataError) -> None:
-        """Count one image.
+    def require_readable(self, left_out: LeftOut) -> None:
+        """Refuse a class none of whose training images can be read, before any time is spent on training.
 
         Args:
-            name: as `Samples.name`.
-            reason: as `Samples.read` raised it.
+            left_out: Account of the images that were tried in vain.
 
         Raises:
-            DataError: the reason itself, where the record is strict.
+            DataError: it names the class and what is wrong with its first image.
         """
-        if self.strict:
-            raise reason
-        with self._lock:
-            self._reasons.setdefault(name, str(reason))
-
-    def __len__(self) -> int:
-        return len(self._reasons)
-
-    def __bool__(self) -> bool:
-        return True  # an empty record is still the one to write to
-
-    def first(self) -> str:
-        """Why the first one by name could not be read, whichever thread met which first; empty where all could."""
-        with self._lock:
-            return self._reasons[min(self._reasons)] if self._reasons else ""
+        order = np.argsort(self.train.labels, kind="stable")
+        groups = np.split(order, np.cumsum(np.bincount(self.train.labels, minlength=len(self.labels)))[:-1])
+        for label, indices in zip(self.labels, groups, strict=True):
+            if not any(_readable(self.train, int(index), left_out) for index in indices):
+                first = left_out.error(self.train.name(int(indices[0])))
+                raise DataError(
+                    f"{self.name}, class {label}",
+                    expected="at least one image that can be read",
+                    got=f"none of {len(indices)}, the first: {first}",
+                    do="repair them, or leave the class out",
+                )
 
 
 def assemble(space: LabelSpace, parts: Parts, facts: Mapping[str, Any]) -> DataSet:
@@ -151,7 +137,8 @@ def assemble(space: LabelSpace, parts: Parts, facts: Mapping[str, Any]) -> DataS
     if validation is None:
         train, validation = cut(train, VALIDATION_SHARE)
     sizes = {"classes": len(space.labels), "train": len(train), "validation": len(validation), "test": len(parts.test)}
-    return DataSet(space.name, (space,), train, validation, parts.test, {**facts, "sizes": sizes})
+    notes = (f"{space.name}: {parts.note}",) if parts.note else ()
+    return DataSet(space.name, (space,), train, validation, parts.test, {**facts, "sizes": sizes}, notes)
 
 
 def unite(sets: Sequence[DataSet]) -> DataSet:
@@ -175,7 +162,21 @@ def unite(sets: Sequence[DataSet]) -> DataSet:
         Joined([each.validation for each in sets], shifts),
         Joined([each.test for each in sets], shifts),
         {"sets": {each.name: dict(each.facts) for each in sets}},
+        tuple(note for each in sets for note in each.notes),
     )
+
+
+def only_validation(parts: Parts, name: str) -> Parts:
+    """Parts whose test split is what its owner calls validation, since there is no test split.
+
+    Test images never choose anything, so the checkpoint is chosen on images that are cut from `train`.
+
+    Args:
+        parts: Parts with the images called validation as their test split.
+        name: Name that its owner gave it, for the note.
+    """
+    note = f"there is no test split: {name} is the test split, and a tenth of the training images validates"
+    return replace(parts, note=note)
 
 
 def cut(samples: Samples, share: float) -> tuple[Samples, Samples]:
@@ -194,6 +195,15 @@ def cut(samples: Samples, share: float) -> tuple[Samples, Samples]:
         where = random.permutation(np.flatnonzero(samples.labels == label))
         small[where[: max(1, round(share * len(where)))]] = True
     return Subset(samples, np.flatnonzero(~small)), Subset(samples, np.flatnonzero(small))
+
+
+def _readable(samples: Samples, index: int, left_out: LeftOut) -> bool:
+    try:
+        samples.read(index)
+    except DataError as exc:
+        left_out.add(samples.name(index), Reason.UNREADABLE, exc)
+        return False
+    return True
 
 
 def _require_range(space: LabelSpace, samples: Samples) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +11,23 @@ from typing import Protocol
 import numpy as np
 
 from pgn_edge.images import read_image
+from pgn_edge.left_out import LeftOut
+from pgn_edge.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How image files are listed and read.
+
+    Args:
+        left_out: Account of files and folders that do not count.
+        white: Value of white in files of 16 bits a channel; None as for `read_image`.
+        progress: Listener that is told of images listed.
+    """
+
+    left_out: LeftOut = field(default_factory=LeftOut)
+    white: int | None = None
+    progress: Progress = silent
 
 
 class Samples(Protocol):
@@ -72,17 +89,19 @@ class Files:
     Args:
         paths: n files; they need not exist until they are read.
         labels: (n,) int64.
+        white: value of white in files of 16 bits a channel; None as for `read_image`.
     """
 
     paths: Sequence[Path]
     labels: np.ndarray
+    white: int | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def read(self, index: int) -> np.ndarray:
         """As `Samples.read`."""
-        return read_image(self.paths[index])
+        return read_image(self.paths[index], self.white)
 
     def name(self, index: int) -> str:
         """Path of the file."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgn_edge.errors import DataError
+from pgn_edge.images import require_white
 from pgn_edge.labels import TEMPLATE, TEMPLATES, find_template
 from pgn_edge.train.data.csv_file import read_csv
 from pgn_edge.train.data.dataset import DataSet, LabelSpace, Parts, assemble, unite
@@ -27,6 +28,7 @@ from pgn_edge.train.data.readers import (
     svhn,
     ucf101,
 )
+from pgn_edge.train.data.samples import Reading
 
 FOLDER_TEMPLATE = "a photo of a {}"
 
@@ -52,7 +54,9 @@ class DataSpec:
     counts: Mapping[str, int]
 
 
-def load_data(name: str, root: str | Path | None = None, *, template: str | None = None) -> DataSet:
+def load_data(
+    name: str, root: str | Path | None = None, *, template: str | None = None, reading: Reading | None = None
+) -> DataSet:
     """Load a data set, listing its files without decoding them.
 
     Args:
@@ -60,6 +64,7 @@ def load_data(name: str, root: str | Path | None = None, *, template: str | None
             them, whose label spaces are united.
         root: folder that published data sets lie in and that relative paths start from; None takes the current one.
         template: the user's own sentence with one `{}`; None takes that of the data set.
+        reading: How files are listed and read; None reads as the defaults say.
 
     Raises:
         DataError: an unknown name, a layout that is wrong, a class without images, a label out of range, or a template
@@ -67,11 +72,13 @@ def load_data(name: str, root: str | Path | None = None, *, template: str | None
     """
     base = Path(root or ".")
     alone = "," not in name or os.path.exists(base / name)  # False also for what no path can be
-    sets = [_load(each, base, template) for each in ([name] if alone else name.split(","))]
+    reading = reading or Reading()
+    require_white(reading.white)
+    sets = [_load(each, base, template, reading) for each in ([name] if alone else name.split(","))]
     return sets[0] if alone else unite(sets)
 
 
-def _load(name: str, base: Path, template: str | None) -> DataSet:
+def _load(name: str, base: Path, template: str | None, reading: Reading) -> DataSet:
     own = None if template is None else find_template(None, template)
     if name in TABLE:
         spec = TABLE[name]
@@ -86,9 +93,9 @@ def _load(name: str, base: Path, template: str | None) -> DataSet:
         return assemble(LabelSpace(parts.labels, own or spec.template, name), parts, facts)
     path = base / name
     if name and path.is_dir():
-        parts, title = read_folder(path), path.resolve().name
+        parts, title = read_folder(path, reading), path.resolve().name
     elif path.suffix.lower() == ".csv" and path.is_file():
-        parts, title = read_csv(path, base), path.stem
+        parts, title = read_csv(path, base, reading.white), path.stem
     else:
         raise DataError(
             "data",

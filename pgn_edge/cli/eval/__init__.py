@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgn_edge.cli.console import engine_options, print_json, print_table, printable, progress_bar, weights_option
+from pgn_edge.cli.console import (
+    engine_options,
+    print_json,
+    print_table,
+    printable,
+    progress_bar,
+    strict_option,
+    tell_left_out,
+    weights_option,
+    white_option,
+)
 
 if TYPE_CHECKING:
     from pgn_edge.cli.eval.run import EvalReport
@@ -27,6 +38,8 @@ if TYPE_CHECKING:
     help="What canvases of checkpoints go through: png, webp:80, jpeg:75, …; none: nothing.  [default: as trained]",
 )
 @click.option("--vit", help="ViT engine that bundles run on: .onnx, .plan or the address of a served model.")
+@white_option
+@strict_option
 @weights_option
 @engine_options
 @click.option("--per-class", is_flag=True, help="Print the accuracy of every class.")
@@ -46,11 +59,12 @@ def evaluate(
             require_writable(path)
     if html_path is not None:
         require_matplotlib()
-    question = Question(*(given.pop(name) for name in ("data", "root", "split", "limit", "transport")))
+    question = Question(**{field.name: given.pop(field.name) for field in fields(Question)})
     weights, vit = given.pop("weights"), given.pop("vit")
     with progress_bar() as progress:
         report = run(subjects, question, weights=weights, vit=vit, options=given, progress=progress)
     _write(report, json_path, html_path)
+    tell_left_out(report.left_out, report.data.notes)
     if json_path != "-":
         _print(report, per_class)
 

@@ -86,17 +86,13 @@ def worst(report: EvalReport, judged: Judged) -> str:
 
 
 def notes(report: EvalReport) -> list[str]:
-    """What the tables do not say: images left out, and classes left out."""
-    lines, classes = [], len(report.data.labels)
-    if len(report.skipped):
-        count, first = len(report.skipped), report.skipped.first()
-        lines.append(f"{count} of {len(report.samples)} images could not be read and are left out, the first: {first}")
-    lines += [
+    """What the tables do not say: subjects that have more classes than the data."""
+    classes = len(report.data.labels)
+    return [
         f"{judged.path}: of its {judged.classes} classes it chose among the {classes} of the data"
         for judged in report.subjects
         if judged.classes > classes
     ]
-    return lines
 
 
 def eval_html(report: EvalReport) -> str:
@@ -108,7 +104,7 @@ def eval_html(report: EvalReport) -> str:
             "count as wrong. Speed is of decoding and answering together, on this machine."
         ),
         html.table(METRICS_HEADER, metrics_rows(report)),
-        *(html.paragraph(line) for line in notes(report)),
+        *(html.paragraph(line) for line in (*report.data.notes, report.left_out.summary(), *notes(report)) if line),
     ]
     rows = flips_rows(report)
     if rows:

@@ -11,11 +11,12 @@ import numpy as np
 
 from pgn_edge import __version__
 from pgn_edge.cli.eval.subjects import answer, open_subjects
+from pgn_edge.left_out import LeftOut, Reason
 from pgn_edge.progress import Progress, silent
 from pgn_edge.runtime.environment import describe_environment
 from pgn_edge.train.analysis.features import choose
-from pgn_edge.train.data.dataset import DataSet, Skipped
-from pgn_edge.train.data.samples import Samples
+from pgn_edge.train.data.dataset import DataSet
+from pgn_edge.train.data.samples import Reading, Samples
 from pgn_edge.train.data.table import load_data
 from pgn_edge.train.evaluate import BINS, Answers, Flips, Metrics, class_order, compare, measure
 
@@ -33,6 +34,8 @@ class Question:
         limit: most images, taken evenly from the whole split; None for all.
         transport: what the canvases of checkpoints go through, as `Transport.parse` takes it; `none` for tokens in the
             place of a canvas; None for what each went through in training.
+        white: Value of white in image files of 16 bits a channel; None as for `pgn_edge.images.read_image`.
+        strict: whether an image that cannot be read ends the evaluation; else it is left out and counted.
     """
 
     data: str
@@ -40,6 +43,8 @@ class Question:
     split: str = "test"
     limit: int | None = None
     transport: str | None = None
+    white: int | None = None
+    strict: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,14 +77,14 @@ class EvalReport:
         data: the data set.
         samples: the images that were asked about.
         subjects: in the order that they were named.
-        skipped: images that could not be read.
+        left_out: Account of files that did not count.
     """
 
     question: Question
     data: DataSet
     samples: Samples
     subjects: tuple[Judged, ...]
-    skipped: Skipped
+    left_out: LeftOut
 
 
 def evaluate(
@@ -105,18 +110,28 @@ def evaluate(
         DataError: data that cannot be read, a split without images, or a subject that lacks one of its classes.
         PgnEdgeError: a subject cannot be opened.
     """
-    data = load_data(question.data, question.root)
+    left_out, judged = LeftOut(question.strict), list[Judged]()
+    data = load_data(question.data, question.root, reading=Reading(left_out, question.white, progress))
     samples = choose(data, question.split, question.limit)
-    skipped, judged = Skipped(), list[Judged]()
     with ExitStack() as opened:
         subjects = open_subjects(paths, weights, vit, options or {}, opened, question.transport)
         orders = [class_order(subject.path, subject.labels, data.labels) for subject in subjects]
         for subject, order in zip(subjects, orders, strict=True):
-            answers = answer(subject, samples, order, skipped, progress)
+            answers = answer(subject, samples, order, left_out, progress)
             flips = compare(judged[0].answers, answers, samples.labels) if judged else None
             metrics = measure(answers, samples.labels)
+            _count_empty(data, samples, answers.read, left_out)
             judged.append(Judged(subject.path, subject.where, len(subject.labels), answers, metrics, flips))
-    return EvalReport(question, data, samples, tuple(judged), skipped)
+    return EvalReport(question, data, samples, tuple(judged), left_out)
+
+
+def _count_empty(data: DataSet, samples: Samples, read: np.ndarray, left_out: LeftOut) -> None:
+    """Count the classes that have images of which none could be read."""
+    classes = len(data.labels)
+    there = np.bincount(samples.labels, minlength=classes)
+    seen = np.bincount(samples.labels[read], minlength=classes)
+    for label in np.flatnonzero((there > 0) & (seen == 0)):
+        left_out.add(data.labels[label], Reason.EMPTY_CLASS)
 
 
 def document(report: EvalReport) -> dict[str, Any]:
@@ -127,8 +142,10 @@ def document(report: EvalReport) -> dict[str, Any]:
         "split": question.split,
         "transport": question.transport,
         "images": len(report.samples),
-        "unreadable": len(report.skipped),
-        "first_unreadable": report.skipped.first(),
+        "unreadable": report.left_out.count(),
+        "first_unreadable": report.left_out.first(),
+        "left_out": report.left_out.to_json(),
+        "notes": list(report.data.notes),
         "calibration_bins": BINS,
         "labels": list(report.data.labels),
         "subjects": [_subject(judged) for judged in report.subjects],

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from pgn_edge.errors import DataError, PairingError
+from pgn_edge.left_out import LeftOut, Reason
 from pgn_edge.nn.backbones import load_backbone
 from pgn_edge.progress import Progress
 from pgn_edge.runtime import Runtime
 from pgn_edge.runtime.engines import DeviceEngine, is_served
 from pgn_edge.train.analysis.trained import Trained, load_trained
-from pgn_edge.train.data.dataset import Skipped
 from pgn_edge.train.data.samples import Samples
 from pgn_edge.train.evaluate import Answers, of_classes
 from pgn_edge.train.loader import EVALUATION_BATCH, answers
@@ -46,7 +46,7 @@ class Subject(Protocol):
     def labels(self) -> tuple[str, ...]:
         """Its classes."""
 
-    def rows(self, samples: Samples, skipped: Skipped) -> Iterator[Row]:
+    def rows(self, samples: Samples, left_out: LeftOut) -> Iterator[Row]:
         """Answer every image that can be read, and count the others."""
 
 
@@ -72,9 +72,9 @@ class TorchSubject:
         """As `Subject.labels`."""
         return self.trained.labels
 
-    def rows(self, samples: Samples, skipped: Skipped) -> Iterator[Row]:
+    def rows(self, samples: Samples, left_out: LeftOut) -> Iterator[Row]:
         """As `Subject.rows`, in batches."""
-        pictures = Pictures(samples, self.trained.checkpoint.preprocess, skipped)
+        pictures = Pictures(samples, self.trained.checkpoint.preprocess, left_out)
         # No TF32: what is compared with an engine has to be float32 throughout.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             for logits, indices in answers(self.trained.model, pictures, range(len(samples)), None, EVALUATION_BATCH):
@@ -108,14 +108,14 @@ class RuntimeSubject:
         """As `Subject.labels`."""
         return self.runtime.tasks[self.path].head.labels
 
-    def rows(self, samples: Samples, skipped: Skipped) -> Iterator[Row]:
+    def rows(self, samples: Samples, left_out: LeftOut) -> Iterator[Row]:
         """As `Subject.rows`; images are decoded ahead."""
 
         def read(index: int) -> Picture:
             try:
                 return samples.read(index), index
             except DataError as exc:
-                skipped.add(samples.name(index), exc)
+                left_out.add(samples.name(index), Reason.UNREADABLE, exc)
                 return None
 
         groups = (range(start, min(start + self.batch, len(samples))) for start in range(0, len(samples), self.batch))
@@ -178,14 +178,14 @@ def open_subjects(
     return subjects
 
 
-def answer(subject: Subject, samples: Samples, order: np.ndarray, skipped: Skipped, progress: Progress) -> Answers:
+def answer(subject: Subject, samples: Samples, order: np.ndarray, left_out: LeftOut, progress: Progress) -> Answers:
     """Let one subject answer all images.
 
     Args:
         subject: who answers.
         samples: n images.
         order: (C,) which of its classes each class of the data is.
-        skipped: counts images that cannot be read.
+        left_out: counts images that cannot be read.
         progress: listener.
 
     Raises:
@@ -196,14 +196,14 @@ def answer(subject: Subject, samples: Samples, order: np.ndarray, skipped: Skipp
     scores = np.zeros((count, len(subject.labels)), np.float32)
     read, degraded = np.zeros(count, bool), np.zeros(count, bool)
     began = perf_counter()
-    for index, row in subject.rows(samples, skipped):
+    for index, row in subject.rows(samples, left_out):
         read[index], degraded[index] = True, row is None
         if row is not None:
             scores[index] = row
         progress(step, index + 1, count)
     seconds = perf_counter() - began
     if not read.any():
-        raise unreadable(skipped)
+        raise unreadable(left_out)
     progress(step, count, count)
     return Answers(of_classes(scores, order), read, degraded, seconds)
 

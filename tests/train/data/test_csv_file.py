@@ -64,7 +64,26 @@ def test_every_spelling_of_one_csv(tmp_path: Path, text: str | bytes):
             assert samples.read(index)[0, 0, 0] == ord(data.labels[label])
 
 
-@pytest.mark.parametrize("name", ["val", "validation"])
+@pytest.mark.parametrize("again", ["./train/a1.png", "test/../train/a1.png", "{folder}/train/a1.png"])
+def test_one_file_named_twice_with_two_labels_is_refused(tmp_path: Path, again: str):
+    row = f"{again.format(folder=tmp_path)},b,train\n"
+    with pytest.raises(DataError, match=r"expected each image once, got '.*' in rows 3 and 14 as 'a' and 'b'; remove"):
+        load_data(str(write(tmp_path, HEADER + ROWS + row)))
+
+
+def test_a_quote_after_a_space_is_no_part_of_the_name(tmp_path: Path):
+    rows = "".join(f'"{p}", "{label}", {split}\n' for p, label, split in (r.split(",") for r in ROWS.split()))
+    assert load_data(str(write(tmp_path, HEADER + rows))).labels == ("a", "b")
+
+
+@pytest.mark.parametrize("name", ["val", "Dev"])
+def test_rows_without_a_test_split_are_tested_on_their_validation(tmp_path: Path, name: str):
+    data = load_data(str(write(tmp_path, HEADER + ROWS.replace(",test", f",{name}"))))
+    assert pairs(data.test, data) == EXPECTED_TEST
+    assert len(data.notes) == 1
+
+
+@pytest.mark.parametrize("name", ["val", "validation", "Valid", "dev"])
 def test_validation_rows_are_taken_as_they_are(tmp_path: Path, name: str):
     rows = ROWS.replace("train/a0.png,a,train", f"train/a0.png,a,{name}").replace(
         "train/b0.png,b,train", f"train/b0.png,b,{name}"
@@ -163,8 +182,8 @@ def beside(text: str) -> Callable[[Path], None]:
         pytest.param(HEADER + ROWS + "c.png,a,\n", "row 14: expected a split, got ''", None, id="no split"),
         pytest.param(HEADER + ROWS + "c\0.png,a,test\n", "data.csv", None, id="a path that no file can have"),
         pytest.param(
-            HEADER + ROWS + "c.png,a,dev\n",
-            "row 14: expected a split of train, val, validation, test, got 'dev'",
+            HEADER + ROWS + "c.png,a,holdout\n",
+            "row 14: expected a split such as train, validation, test, got 'holdout'",
             None,
             id="split of another name",
         ),

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from pgn_edge.errors import DataError
-from pgn_edge.train.data import Arrays, DataSet, LabelSpace, Parts, Samples, Skipped, Subset
+from pgn_edge.left_out import LeftOut, Reason
+from pgn_edge.train.data import Arrays, DataSet, LabelSpace, Parts, Samples, Subset
 from pgn_edge.train.data.dataset import assemble, cut, unite
 
 AB = LabelSpace(("a", "b"), "a photo of a {}", "letters")
@@ -159,27 +160,27 @@ def reason(name: str) -> DataError:
 
 
 def test_unreadable_images_are_counted_once_each_from_any_thread():
-    skipped = Skipped()
-    assert (len(skipped), skipped.first()) == (0, "")
+    left_out = LeftOut()
+    assert (len(left_out), left_out.first()) == (0, "")
     with ThreadPoolExecutor(8) as threads:
         for index in reversed(range(400)):
             name = f"{index % 50:02}"
-            threads.submit(skipped.add, name, reason(name))
-    assert len(skipped) == 50
-    assert skipped.first() == "00: expected an image, got none; look"
+            threads.submit(left_out.add, name, Reason.UNREADABLE, reason(name))
+    assert len(left_out) == 50
+    assert left_out.first() == "00: none"
 
 
 def test_an_empty_record_is_still_a_record():
-    assert Skipped(), "`given or Skipped()` must not put another one in its place"
+    assert LeftOut(), "`given or LeftOut()` must not put another one in its place"
 
 
 def test_strict_raises_at_the_first():
     error = reason("7")
-    skipped = Skipped(strict=True)
+    left_out = LeftOut(strict=True)
     with pytest.raises(DataError) as caught:
-        skipped.add("7", error)
+        left_out.add("7", Reason.UNREADABLE, error)
     assert caught.value is error
-    assert len(skipped) == 0
+    assert len(left_out) == 0
 
 
 def test_samples_are_told_apart_by_what_they_are():

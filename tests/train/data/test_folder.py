@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 from PIL import Image
 
 from pgn_edge.errors import DataError
-from pgn_edge.train.data import DataSet, Samples, load_data
+from pgn_edge.left_out import LeftOut, Reason
+from pgn_edge.train.data import DataSet, Reading, Samples, load_data
 
 Fill = Callable[..., Path]
 
@@ -121,6 +123,122 @@ def test_the_folder_that_one_stands_in_has_a_name_too(tmp_path: Path, fill: Fill
     assert load_data(".").name == "pets"
 
 
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        ("Train", "Test"),
+        ("TRAIN", "TEST"),
+        ("training", "testing"),
+        ("Training Set", "test_data"),
+        ("trainset", "eval"),
+        ("train-images", "Evaluation"),
+    ],
+    ids=" and ".join,
+)
+def test_splits_in_any_common_spelling_are_not_taken_for_classes(tmp_path: Path, fill: Fill, spelling: tuple[str, str]):
+    for name in spelling:
+        fill(tmp_path / name, {"cat": 4, "dog": 4})
+    data = load_data(".", tmp_path)
+    assert data.labels == ("cat", "dog")
+    assert all(f"/{spelling[0]}/" in name for name in names(data.train) + names(data.validation))
+    assert all(f"/{spelling[1]}/" in name for name in names(data.test))
+
+
+@pytest.mark.parametrize("name", ["val", "Valid", "dev", "Validation"])
+def test_train_and_validation_without_test_is_taken_and_said(tmp_path: Path, fill: Fill, name: str):
+    fill(tmp_path / "pets" / "train", {"cat": 10, "dog": 10})
+    fill(tmp_path / "pets" / name, {"cat": 3, "dog": 3})
+    data = load_data("./pets", tmp_path)
+    assert [len(samples) for samples in splits(data).values()] == [18, 2, 6]
+    assert all(f"/{name}/" in each for each in names(data.test)), "test images choose nothing"
+    assert data.notes == (
+        f"pets: there is no test split: {name} is the test split, and a tenth of the training images validates",
+    )
+
+
+def test_an_ordinary_folder_needs_no_note(tmp_path: Path, fill: Fill):
+    assert load_data(str(fill(tmp_path / "plain", {"a": 3, "b": 3}))).notes == ()
+
+
+@pytest.mark.parametrize(
+    "split_names", [("train_2023", "train_2024"), ("fold1-train", "fold2-test"), ("train", "rest")]
+)
+def test_folders_that_look_like_splits_and_are_not_understood_are_refused(
+    tmp_path: Path, fill: Fill, split_names: tuple[str, ...]
+):
+    for name in split_names:
+        fill(tmp_path / name, {"cat": 3, "dog": 3})
+    with pytest.raises(DataError, match=r"classes, or splits .*, got .*; rename .* understood are train: train, trai"):
+        load_data(".", tmp_path)
+
+
+def test_classes_that_hold_the_same_folders_stay_classes(tmp_path: Path, fill: Fill):
+    for name in ("good", "cracked"):
+        fill(tmp_path / name, {"line 1": 3, "line 2": 3})
+    assert load_data(".", tmp_path).labels == ("cracked", "good")
+
+
+def test_a_folder_beside_the_splits_is_counted(tmp_path: Path, fill: Fill):
+    for name in ("train", "test", "unlabelled"):
+        fill(tmp_path / name, {"cat": 4, "dog": 4})
+    left_out = LeftOut()
+    load_data(".", tmp_path, reading=Reading(left_out))
+    assert left_out.count(Reason.SUBFOLDER) == 1
+
+
+def test_copies_that_a_notebook_keeps_are_in_no_split(tmp_path: Path, fill: Fill):
+    folder = fill(tmp_path / "data", {"a": 10, "b": 10})
+    fill(folder / "a", {".ipynb_checkpoints": 10})
+    data = load_data(str(folder))
+    assert sum(len(samples) for samples in splits(data).values()) == 20
+
+
+def test_a_class_of_heic_photographs_says_so(tmp_path: Path, fill: Fill):
+    folder = fill(tmp_path / "phone", {"a": 10, "b": 1})
+    for index in range(9):
+        (folder / "b" / f"{index}.HEIC").write_bytes(b"")
+    with pytest.raises(DataError, match=r"b: expected at least 3 images .* got 1 beside 9 pictures in unsup"):
+        load_data(str(folder))
+
+
+def test_an_accent_written_in_two_ways_is_one_class(tmp_path: Path, fill: Fill):
+    fill(tmp_path / "train", {"caf\u00e9": 4, "bar": 4})
+    fill(tmp_path / "test", {"cafe\u0301": 2, "bar": 2})
+    data = load_data(".", tmp_path)
+    assert data.labels == ("bar", "caf\u00e9")
+    assert len(data.test) == 4
+    assert data.test.read(3).shape == (10, 10, 3)
+    fill(tmp_path / "train", {"cafe\u0301": 4})
+    with pytest.raises(DataError, match="two spellings of 'caf\u00e9' that look the same"):
+        load_data(".", tmp_path)
+
+
+def test_a_class_none_of_whose_images_can_be_read_is_refused_before_training(tmp_path: Path, fill: Fill):
+    folder = fill(tmp_path / "data", {"a": 8, "b": 8})
+    for path in (folder / "b").iterdir():
+        path.write_bytes(b"")
+    data, left_out = load_data(str(folder)), LeftOut()
+    with pytest.raises(DataError, match=r"data, class b: expected at least one .* got none of \d, .*: an empty file"):
+        data.require_readable(left_out)
+    assert left_out.count() == 5
+
+
+def test_one_readable_image_of_each_class_is_enough(tmp_path: Path, fill: Fill):
+    folder = fill(tmp_path / "data", {"a": 8, "b": 8})
+    data, left_out = load_data(str(folder)), LeftOut()
+    Path(data.train.name(0)).write_bytes(b"")
+    data.require_readable(left_out)
+    assert left_out.count() == 1
+
+
+def test_white_reaches_the_files_of_a_folder(tmp_path: Path, fill: Fill):
+    folder = fill(tmp_path / "data", {"a": 3, "b": 3})
+    for path in (folder / "a").iterdir():
+        Image.fromarray(np.full((4, 4), 4095, np.uint16)).save(path)
+    data = load_data(str(folder), reading=Reading(white=4095))
+    assert data.train.read(0).min() == 255
+
+
 def no_classes(folder: Path, fill: Fill) -> str:
     folder.mkdir()
     (folder / "image.png").write_bytes(b"beside, not inside a class")
@@ -167,16 +285,15 @@ def class_that_is_only_validated(folder: Path, fill: Fill) -> str:
     return f"{folder / 'val'}: expected the classes of {folder / 'train'}, got 'c'"
 
 
-def no_test_split(folder: Path, fill: Fill) -> str:
+def train_alone(folder: Path, fill: Fill) -> str:
     fill(folder / "train", {"a": 5, "b": 5})
-    fill(folder / "val", {"a": 5, "b": 5})
-    return "expected the folders train and test, and at most one of validation, val and valid, got train, val"
+    return "expected train, with one test or validation folder or both, got train"
 
 
 def two_validation_splits(folder: Path, fill: Fill) -> str:
     for part in ("train", "val", "validation", "test"):
         fill(folder / part, {"a": 5, "b": 5})
-    return "at most one of validation, val and valid, got test, train, val, validation"
+    return "expected train, with one test or validation folder or both, got test, train, val, validation"
 
 
 def missing(folder: Path, fill: Fill) -> str:
@@ -199,7 +316,7 @@ def a_file(folder: Path, fill: Fill) -> str:
         class_without_test_images,
         class_that_is_not_trained,
         class_that_is_only_validated,
-        no_test_split,
+        train_alone,
         two_validation_splits,
         missing,
         a_file,
@@ -214,10 +331,10 @@ def test_folders_that_are_refused(tmp_path: Path, fill: Fill, prepare: Callable[
 
 
 def test_a_folder_without_rights_is_refused(tmp_path: Path, fill: Fill, monkeypatch: pytest.MonkeyPatch):
-    def locked(self: Path) -> None:  # the rights themselves do not stop root
-        raise PermissionError(13, "Permission denied", str(self))
+    def locked(path: str) -> None:  # the rights themselves do not stop root
+        raise PermissionError(13, "Permission denied", path)
 
     folder = fill(tmp_path / "data", {"a": 3, "b": 3})
-    monkeypatch.setattr(Path, "iterdir", locked)
-    with pytest.raises(DataError, match="data: expected a folder that can be read, got Permission denied"):
+    monkeypatch.setattr(os, "scandir", locked)
+    with pytest.raises(DataError, match="data: expected a folder that can be opened, got Permission denied"):
         load_data(str(folder))

@@ -13,6 +13,7 @@ import numpy as np
 from pgn_edge.errors import DataError
 from pgn_edge.images import IMAGE_SUFFIXES
 from pgn_edge.labels import load_labels
+from pgn_edge.listing import is_hidden
 from pgn_edge.train.data.samples import Files
 
 Item = tuple[str, int]  # path of an image under the folder of images, and label
@@ -159,7 +160,7 @@ def class_folders(folder: Path, layout: str) -> list[str]:
     """
     try:
         with os.scandir(folder) as entries:
-            names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+            names = sorted(e.name for e in entries if e.is_dir() and not is_hidden(e.name))
     except OSError as exc:
         raise wrong_layout(folder, layout, exc.strerror or str(exc)) from exc
     if not names:
@@ -195,9 +196,7 @@ def image_names(folder: Path) -> list[str]:
         return []
     with os.scandir(folder) as entries:  # not Path.iterdir and is_file: a stat call for each of ImageNet's images
         return sorted(
-            e.name
-            for e in entries
-            if e.name.lower().endswith(IMAGE_SUFFIXES) and not e.name.startswith(".") and e.is_file()
+            e.name for e in entries if e.name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(e.name) and e.is_file()
         )
 
 
