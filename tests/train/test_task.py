@@ -191,7 +191,7 @@ def test_images_that_cannot_be_read_are_counted(bar_folder: Path, tmp_path: Path
     }
     torn = [name for name in names if name.endswith("torn.png")]
     assert torn, "all of them went to the test split: this test proves nothing"
-    assert len(report.skipped) == len(torn)
+    assert len(report.left_out) == len(torn)
     with pytest.raises(DataError, match=r"torn\.png"):
         train_task(config, schedule, tmp_path / "ckpt.pt", execution=Execution(strict=True))
 
