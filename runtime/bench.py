@@ -111,7 +111,7 @@ def run_bench(
         named = {f"vit.{index}": rival for index, rival in enumerate(rivals, 2)}
         given = {"vit": engine, **named, **({} if stock is None else {"stock": stock})}
         engines = _open_all(given, options, stack)
-        queries = [engine_query(one, name, options.frames, rng) for name, one in engines.items()]
+        queries = [engine_query(one, name, options.frames, rng, options.size_hw) for name, one in engines.items()]
         costs = runtime = None
         if task is not None and frame is not None:
             runtime = stack.enter_context(
@@ -126,7 +126,7 @@ def run_bench(
             parts=_parts(given, engines, task, options.frame),
             samples=samples,
             warmup=warmup,
-            frame_bytes=_frame_bytes(engines, frame),
+            frame_bytes=_frame_bytes(engines, frame, options.size_hw),
             costs=costs,
             environment=environment
             if runtime is None or not runtime.notes
@@ -143,8 +143,10 @@ def _parts(
     return {**parts, **{role: _measured(what) for role, what in files.items()}}
 
 
-def _frame_bytes(engines: Mapping[str, Engine], frame: CameraFrame | None) -> dict[str, int]:
-    sizes = {"into the ViT": frame_bytes(engines["vit"])}
+def _frame_bytes(
+    engines: Mapping[str, Engine], frame: CameraFrame | None, size_hw: tuple[int, int] | None
+) -> dict[str, int]:
+    sizes = {"into the ViT": frame_bytes(engines["vit"], size_hw)}
     if "stock" in engines:
         sizes["into the ViT alone"] = frame_bytes(engines["stock"])
     if frame is not None:

@@ -199,7 +199,7 @@ def _whole(series: str) -> bool:
 
 def _setting(options: Mapping[str, Any], parts: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        **{name: options[name] for name in ("threads", "frame_hw", "frame")},
+        **{name: options[name] for name in ("threads", "frame_hw", "frame", "size_hw")},
         **dict(_of_parts(parts)),
         **{name: value for name, value in environment.items() if name not in PASSING},
     }

@@ -40,6 +40,7 @@ class BenchOptions:
         provider: of ONNX Runtime, for engines that are an `.onnx`.
         gpu: number of the GPU, counted from 0.
         trusted: sha256 of plans without a sidecar that the user vouches for.
+        size_hw: Size (H, W) in pixels for engines whose pictures have any; None to refuse these.
 
     Raises:
         EngineError: out of range, or more than one frame in single-stream.
@@ -58,6 +59,7 @@ class BenchOptions:
     provider: Provider = "cpu"
     gpu: int = 0
     trusted: tuple[str, ...] = ()
+    size_hw: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         least = {
@@ -90,6 +92,7 @@ class BenchOptions:
         return {
             **{name: getattr(self, name) for name in self.__dataclass_fields__},
             "frame_hw": list(self.frame_hw),
+            "size_hw": None if self.size_hw is None else list(self.size_hw),
             "frame": None if self.frame is None else str(self.frame),
         }
 

@@ -71,24 +71,28 @@ def camera_frame(options: BenchOptions, rng: np.random.Generator) -> CameraFrame
     return CameraFrame(data, (frame.shape[0], frame.shape[1]), len(png))
 
 
-def engine_query(engine: Engine, series: str, frames: int, rng: np.random.Generator) -> Query:
+def engine_query(
+    engine: Engine, series: str, frames: int, rng: np.random.Generator, size_hw: tuple[int, int] | None = None
+) -> Query:
     """A query of an engine alone, with random inputs.
 
-    An engine of a fixed batch is called as often as the frames need, its last batch filled up. On a GPU the inputs are
-    there before, the outputs stay there, and calls are one CUDA graph where the engine can be captured.
+    An engine of a fixed batch is called as often as the frames need, its last batch filled up; one whose pictures have
+    no batch axis is called once a frame. On a GPU the inputs are there before, the outputs stay there, and calls are
+    one CUDA graph where the engine can be captured.
 
     Args:
-        engine: any.
-        series: name of its latency.
-        frames: of one query.
-        rng: for the inputs.
+        engine: Any engine.
+        series: Name of its latency.
+        frames: Number of frames of one query.
+        rng: Source of the inputs.
+        size_hw: Size (H, W) for pictures whose own is free.
 
     Raises:
         EngineError: a size other than the batch is free.
     """
     fixed = _fixed_batch(engine)
     calls = 1 if fixed is None else -(-frames // fixed)
-    feeds = random_feeds(engine, frames, rng)
+    feeds = random_feeds(engine, frames, rng, size_hw)
     if isinstance(engine, DeviceEngine):
         return _device_query(engine, series, feeds, calls)
 
@@ -167,23 +171,42 @@ def chain_query(runtime: Runtime, frame: CameraFrame, frames: int) -> Query:
     return Query("chain.total", run)
 
 
-def random_feeds(engine: Engine, frames: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def random_feeds(
+    engine: Engine, frames: int, rng: np.random.Generator, size_hw: tuple[int, int] | None = None
+) -> dict[str, np.ndarray]:
     """Random inputs as the engine's specs ask for them: normal floats, any byte, indices 0 or 1.
 
     Args:
-        engine: any.
-        frames: size of a free batch.
-        rng: source of the values.
+        engine: Any engine.
+        frames: Size of a free batch.
+        rng: Source of the values.
+        size_hw: Size (H, W) for pictures whose own is free.
 
     Raises:
         EngineError: a size other than the batch is free.
     """
-    return {name: _random(f"{engine.name}: {name}", spec, frames, rng) for name, spec in engine.inputs.items()}
+    specs = _sized(engine, size_hw)
+    return {name: _random(f"{engine.name}: {name}", spec, frames, rng) for name, spec in specs.items()}
 
 
-def frame_bytes(engine: Engine) -> int:
-    """Size of what the engine reads for one frame."""
-    return sum(spec.dtype.itemsize * math.prod(size or 1 for size in spec.shape[1:]) for spec in engine.inputs.values())
+def frame_bytes(engine: Engine, size_hw: tuple[int, int] | None = None) -> int:
+    """Size in bytes of what the engine reads for one frame.
+
+    Args:
+        engine: Any engine.
+        size_hw: Size (H, W) for pictures whose own is free.
+    """
+    total = 0
+    for spec in _sized(engine, size_hw).values():
+        sizes = spec.shape[1:] if spec.batched else spec.shape
+        total += spec.dtype.itemsize * math.prod(size or 1 for size in sizes)
+    return total
+
+
+def _sized(engine: Engine, size_hw: tuple[int, int] | None) -> dict[str, TensorSpec]:
+    if size_hw is None:
+        return dict(engine.inputs)
+    return {name: spec.with_size(size_hw) for name, spec in engine.inputs.items()}
 
 
 def _decoded(encoded: np.ndarray, source: Path | None) -> np.ndarray:
@@ -196,17 +219,21 @@ def _decoded(encoded: np.ndarray, source: Path | None) -> np.ndarray:
 
 
 def _fixed_batch(engine: Engine) -> int | None:
-    sizes = [spec.shape[0] for spec in engine.inputs.values() if spec.shape]
+    """Frames of one call; None where the batch is free. Pictures decide where there are any."""
+    specs = [spec for spec in engine.inputs.values() if spec.shape]
+    pictures = [spec for spec in specs if len(spec.shape) > 2]
+    sizes = [spec.frames for spec in pictures or specs]
     return None if None in sizes else max((size for size in sizes if size is not None), default=1)
 
 
 def _random(subject: str, spec: TensorSpec, frames: int, rng: np.random.Generator) -> np.ndarray:
-    if None in spec.shape[1:]:
+    if None in (spec.shape[1:] if spec.batched else spec.shape):
+        picture = spec.with_size((1, 1))
+        do = "export it with fixed sizes: the time depends on them"
+        if picture != spec and None not in picture.shape[1:]:
+            do = "name the size of its pictures, such as --size 224x224: the time depends on it"
         raise EngineError(
-            subject,
-            expected="an input whose sizes are fixed, but for the batch in front",
-            got=str(spec),
-            do="export it with fixed sizes: the time depends on them",
+            subject, expected="an input whose sizes are fixed, but for the batch in front", got=str(spec), do=do
         )
     shape = tuple(frames if size is None else size for size in spec.shape)
     if spec.dtype.kind == "f":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgn_edge.cli.console import engine_options, print_json, print_table, printable
+from pgn_edge.cli.console import PixelSize, engine_options, print_json, print_table, printable
 
 if TYPE_CHECKING:
     from pgn_edge.runtime.bench import BenchReport
@@ -51,6 +51,7 @@ FRAMES = 8  # of a query where neither --cameras nor --batch says: as many as ML
 @click.option(
     "--frame", default="640x480", show_default=True, help="Size WxH of the random frame, or an image file to send."
 )
+@click.option("--size", "size_hw", type=PixelSize(), help="Picture size of engines that take any.")
 @engine_options
 @click.option(
     "--trust",

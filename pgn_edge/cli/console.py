@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -72,6 +73,19 @@ def engine_options(command: Command) -> Command:
     for option in reversed(_ENGINE_OPTIONS):
         command = option(command)
     return command
+
+
+class PixelSize(click.ParamType):
+    """A height and a width in pixels."""
+
+    name = "HxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """(height, width)."""
+        match = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", str(value))
+        if match is None:
+            self.fail(f"expected HEIGHTxWIDTH such as 224x224, got {value!r}", param, ctx)
+        return int(match[1]), int(match[2])
 
 
 class PromptCount(click.ParamType):

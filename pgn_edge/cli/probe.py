@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgn_edge.cli.console import engine_options, json_option, print_json, print_table, printable, progress_bar
+from pgn_edge.cli.console import (
+    PixelSize,
+    engine_options,
+    json_option,
+    print_json,
+    print_table,
+    printable,
+    progress_bar,
+)
 
 if TYPE_CHECKING:
     from pgn_edge.runtime.probe import Report
@@ -27,7 +34,10 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--reference", type=FILE, help="Stock engine of the backbone that it may be, from export-vit --prompts 0."
 )
-@click.option("--size", metavar="HxW", help="Size to try first where it is free.  [default: of the task or reference]")
+@click.option("--output", default="", metavar="NAME", help="Engine output with the embedding.  [default: found]")
+@click.option(
+    "--size", "size_hw", type=PixelSize(), help="Size to try first if it is free.  [default: task's or reference's]"
+)
 @click.option(
     "--calls",
     "most_calls",
@@ -47,7 +57,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 )
 @click.option("--html", type=FILE, help="Write a page.")
 @json_option
-def probe(engine: str, size: str | None, html: Path | None, as_json: bool, **given: Any) -> None:
+def probe(engine: str, html: Path | None, as_json: bool, **given: Any) -> None:
     """Find out what an engine takes, from inputs and outputs alone, and the settings to train for.
 
     Each finding has a confidence of 0 to 1 and says what it rests on. Colours and backbone need --task or --reference.
@@ -60,7 +70,7 @@ def probe(engine: str, size: str | None, html: Path | None, as_json: bool, **giv
         require_writable(html)
     names = ("provider", "threads", "gpu")
     opened = EngineOptions(**{name: given.pop(name) for name in names}, trusted=frozenset(given.pop("trusted")))
-    options = ProbeOptions(size_hw=_size(size), engine=opened, **given)
+    options = ProbeOptions(engine=opened, **given)
     with progress_bar() as progress:
         report = run_probe(engine, options, progress)
     if html is not None:
@@ -71,15 +81,6 @@ def probe(engine: str, size: str | None, html: Path | None, as_json: bool, **giv
     _print_report(report)
     if html is not None:
         click.echo(str(html))
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", text)
-    if match is None:
-        raise click.BadParameter(f"expected HEIGHTxWIDTH such as 224x224, got {text!r}", param_hint="--size")
-    return int(match[1]), int(match[2])
 
 
 def _print_report(report: Report) -> None:

@@ -31,19 +31,47 @@ class EngineOptions:
     trusted: frozenset[str] = frozenset()
 
 
+CHANNELS = (1, 3, 4)  # of pictures: grey, RGB, RGB with alpha
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """Shape and type of one tensor of an engine.
 
     Args:
-        shape: sizes; None where the size is free (the batch).
+        shape: Sizes; None where the size is free (the batch).
         dtype: numpy type.
-        most: largest batch where that is free; None for any.
+        most: Largest batch where that is free; None for any.
     """
 
     shape: tuple[int | None, ...]
     dtype: np.dtype
     most: int | None = None
+
+    @property
+    def batched(self) -> bool:
+        """Whether the first axis is the batch; a picture of three axes, (C, H, W) or (H, W, C), has none."""
+        if len(self.shape) != 3:
+            return len(self.shape) > 0
+        return self.shape[0] not in CHANNELS and self.shape[-1] not in CHANNELS
+
+    @property
+    def frames(self) -> int | None:
+        """Number of frames in one call: a fixed batch, or 1 without a batch axis; None where the batch is free."""
+        return self.shape[0] if self.batched else 1
+
+    def with_size(self, size_hw: tuple[int, int]) -> TensorSpec:
+        """The same picture with its free height and width filled in; any other tensor as it is."""
+        lead = 1 if len(self.shape) == 4 else 0
+        axes = self.shape[lead:]
+        if len(axes) != 3 or (lead == 0 and self.batched):
+            return self
+        first = axes[0] in CHANNELS or (axes[0] is not None and axes[2] not in CHANNELS)
+        rows = lead + (1 if first else 0)
+        sizes = list(self.shape)
+        for axis, size in zip((rows, rows + 1), size_hw, strict=True):
+            sizes[axis] = sizes[axis] or size
+        return TensorSpec(tuple(sizes), self.dtype, self.most)
 
     def accepts(self, array: object) -> bool:
         """Whether `array` is one, on the host or on a GPU, of this type, and of this shape where it is fixed."""

@@ -1,4 +1,4 @@
-"""Whether it is the backbone that a bundle was made for, or that a reference is."""
+"""Whether an engine is the backbone of a bundle or of a reference engine."""
 
 from __future__ import annotations
 
@@ -30,18 +30,23 @@ def backbone(best: Trial, known: Known, eight_bit: bool) -> Finding:
         f"{known.source} ({known.backbone}): cosine {cosines.min():.5f} at least, where the answer to another of its "
         f"pictures has {wrong.max():.5f} at most"
     )
+    if known.padded:
+        evidence += f"; {known.padded} rows of pixels in the mean colour stand under the pictures, for its prompt rows"
     if eight_bit and known.illegal > 0:
         evidence += f"; {known.illegal:.1%} of its values lie outside legal RGB, and were clipped"
     if cosines.min() >= FP16_COSINE and best.gap < ALIKE:  # answers may all be alike, to whatever picture
         return Finding(BACKBONE, "yes", margin(best.gap, 1.0), evidence)
     if best.gap < ALIKE:
         why = "other numerics, another transport, or weights near by"
+        if known.padded:
+            why = "extra patches move its answers, so that a stock engine proves no more; --task proves it"
         return Finding(BACKBONE, "alike", margin(best.gap, 1.0), f"{evidence}: {why}")
-    if eight_bit and known.illegal > 0:
+    if known.padded or (eight_bit and known.illegal > 0):
         return unknown(BACKBONE, evidence)
     return Finding(BACKBONE, "no", min(best.gap, 1.0), f"{evidence}; under the best hypothesis")
 
 
 def another_width(known: Known, exc: EngineError) -> Finding:
-    """The verdict where answers cannot even be compared."""
-    return Finding(BACKBONE, "no", 1.0, f"{known.source} ({known.backbone}): {exc.got}")
+    """Verdict on answers of another width: they cannot be compared, which denies nothing."""
+    why = "a ViT without its projection is the same backbone with another width; name the right output with --output"
+    return unknown(BACKBONE, f"{known.source} ({known.backbone}): {exc.got}: {why}")

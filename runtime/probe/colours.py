@@ -72,7 +72,7 @@ def require_size(subject: Subject, known: Known) -> None:
     Raises:
         EngineError: their size is another than its own.
     """
-    size_hw = (known.pixels.shape[1], known.pixels.shape[2])
+    size_hw = known.size_hw
     if size_hw != subject.size_hw:
         sides = [" x ".join(map(str, side)) for side in (subject.size_hw, size_hw)]
         raise EngineError(

@@ -15,7 +15,7 @@ from pgn_edge.runtime.probe.subject import MOST_CALLS, USUAL_SIZES, spent, to_le
 Layout = Literal["NCHW", "NHWC"]
 Size = tuple[int, int]
 AXES: dict[Layout, tuple[int, int, int]] = {"NCHW": (1, 2, 3), "NHWC": (3, 1, 2)}  # of channels, rows and columns
-# Of several outputs that change with the picture, the one that others call the embedding.
+# Usual names of an embedding, the likeliest first.
 VECTORS = ("embedding", "image_embeds", "image_features", "pooler_output", "logits")
 
 
@@ -23,19 +23,33 @@ class EngineSubject:
     """See `Subject`. Found by running it: facts that its file carries are not read.
 
     Args:
-        engine: any, with one image-like input; closed with this. Inputs beside it are filled with ones.
-        likely: sizes (H, W) to try first where its own is free.
-        most_calls: after which it is not run any more.
+        engine: Engine with one image-like input, closed with this. Other inputs are filled with ones.
+        likely: Sizes (H, W) to try first where its own is free.
+        most_calls: Number of runs after which it is not run any more.
+        output: Name of the output that holds the embedding; empty to look for it.
+        widths: Widths of the answers that are known, for outputs whose names say nothing.
+
+    Attributes:
+        candidates: Outputs that may be the embedding, the likeliest first.
+        named: Whether the output was chosen by the user, by its name, by its width, or as the only one.
 
     Raises:
         EngineError: no input, or several, that take colour pictures; no size that it takes; no vectors.
     """
 
-    def __init__(self, engine: Engine, likely: Sequence[Size] = (), most_calls: int = MOST_CALLS) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        likely: Sequence[Size] = (),
+        most_calls: int = MOST_CALLS,
+        output: str = "",
+        widths: Sequence[int] = (),
+    ) -> None:
         self._engine, self._most_calls = engine, most_calls
         self.name, self.device, self.calls = engine.name, engine.device, 0
         self.input, self.spec = _image_input(engine)
-        self.eight_bit = self.spec.dtype == np.uint8
+        self.single = len(engine.inputs[self.input].shape) == 3  # one picture a call, without a batch axis
+        self.eight_bit = self.spec.dtype.kind in "ui"
         self.refusals: dict[str, str] = {}
         self.layouts: list[Layout] = []
         self.size_hw = self._find_size(likely)
@@ -43,7 +57,8 @@ class EngineSubject:
         _, rows, columns = AXES[self.layout]
         self.fixed = None not in (self.spec.shape[rows], self.spec.shape[columns])
         self.batch = self._find_batch()
-        self.output = self._find_output()
+        self.candidates, self.named = self._find_outputs(output, widths)
+        self.output = self.candidates[0]
 
     def answer(self, values: np.ndarray) -> np.ndarray:
         """See `Subject.answer`."""
@@ -63,11 +78,13 @@ class EngineSubject:
         if self.calls >= self._most_calls:
             raise spent(self.name, self._most_calls)
         self.calls += 1
-        frames = to_levels(values) if self.eight_bit else values.astype(self.spec.dtype)
+        frames = (to_levels(values) if self.eight_bit else values).astype(self.spec.dtype)
         if layout == "NCHW":
             frames = frames.transpose(0, 3, 1, 2)
         others = {name: _ones(spec) for name, spec in self._engine.inputs.items() if name != self.input}
-        return self._engine.infer({self.input: np.ascontiguousarray(frames), **others})
+        frames = np.ascontiguousarray(frames[0] if self.single else frames)
+        outputs = self._engine.infer({self.input: frames, **others})
+        return {name: _with_batch(array) for name, array in outputs.items()} if self.single else outputs
 
     def _find_size(self, likely: Sequence[Size]) -> Size:
         """The first size that runs; fills `layouts` with those that take it."""
@@ -103,8 +120,8 @@ class EngineSubject:
             return 1
         return None
 
-    def _find_output(self) -> str:
-        """The output that is a vector for each picture and changes with it."""
+    def _find_outputs(self, wanted: str, widths: Sequence[int]) -> tuple[list[str], bool]:
+        """Outputs that are a vector for each picture, the likeliest first, and whether the first is certain."""
         frames = self._pictures(2, self.size_hw)
         one, other = (self._run(self.layout, np.repeat(frames[[i]], self.batch or 1, axis=0)) for i in (0, 1))
         count = self.batch or 1
@@ -115,11 +132,19 @@ class EngineSubject:
                 self.name, expected="an output with one row a picture", got=shapes, do="export the encoder alone"
             )
 
-        def rank(name: str) -> tuple[bool, bool, int]:
-            known = VECTORS.index(name) if name in VECTORS else len(VECTORS)
-            return np.array_equal(one[name], other[name]), one[name].ndim != 2, known
+        if wanted and wanted not in vectors:
+            expected = f"an output with one row a picture ({', '.join(vectors)})"
+            raise EngineError(f"{self.name}: --output", expected=expected, got=wanted, do="name one of these")
 
-        return min(vectors, key=rank)
+        def rank(name: str) -> tuple[bool, bool, bool, int]:
+            known = VECTORS.index(name) if name in VECTORS else len(VECTORS)
+            other_width = bool(widths) and _vectors(one[name]).shape[1] not in widths
+            return np.array_equal(one[name], other[name]), other_width, one[name].ndim != 2, known
+
+        ranked = [wanted] if wanted else sorted(vectors, key=rank)
+        best = rank(ranked[0])
+        equal = [name for name in ranked if rank(name)[:3] == best[:3]]
+        return equal, len(equal) == 1 or ranked[0] in VECTORS
 
     def _pictures(self, count: int, size_hw: Size) -> np.ndarray:
         levels = pictures(count, size_hw, 0)
@@ -137,13 +162,24 @@ class EngineSubject:
 
 
 def _image_input(engine: Engine) -> tuple[str, TensorSpec]:
-    found = {name: spec for name, spec in engine.inputs.items() if spec.dtype.kind in "fu" and _layouts(spec)}
+    specs = {name: _as_batch(spec) for name, spec in engine.inputs.items()}
+    found = {name: spec for name, spec in specs.items() if spec.dtype.kind in "fui" and _layouts(spec)}
     if len(found) != 1:
         inputs = ", ".join(f"{name} {spec}" for name, spec in engine.inputs.items())
         raise EngineError(
             engine.name, expected="one input for colour pictures", got=inputs, do="probe the image encoder alone"
         )
     return next(iter(found.items()))
+
+
+def _as_batch(spec: TensorSpec) -> TensorSpec:
+    """A picture without a batch axis as a batch of one."""
+    return TensorSpec((1, *spec.shape), spec.dtype) if len(spec.shape) == 3 else spec
+
+
+def _with_batch(array: np.ndarray) -> np.ndarray:
+    """An answer to one picture as that to a batch of one."""
+    return array if array.ndim > 1 and len(array) == 1 else array[None]
 
 
 def _layouts(spec: TensorSpec) -> list[Layout]:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from pgn_edge.contract import EngineFacts
 from pgn_edge.runtime.probe.finding import SURE, Finding
 from pgn_edge.runtime.probe.units import Units, same_scale
 
 
-def disagreements(
-    findings: Sequence[Finding], options: Mapping[str, str], facts: EngineFacts, best: Units | None
-) -> tuple[str, ...]:
+def disagreements(findings: Sequence[Finding], facts: EngineFacts, best: Units | None) -> tuple[str, ...]:
     """Sentences, one for each finding of which the probe is sure and which the facts deny.
 
     Args:
-        findings: of the probe, which has not read the facts.
-        options: to train with, which follow from them.
-        facts: that the engine carries.
-        best: units of the best hypothesis; None where nothing could be tested.
+        findings: Findings of the probe, which has not read the facts.
+        facts: Facts that the engine carries.
+        best: Units of the best hypothesis; None where nothing could be tested.
     """
     sure = {one.what: one.answer for one in findings if one.confidence >= SURE}
     height, width = facts.geometry.canvas_hw
@@ -28,6 +25,7 @@ def disagreements(
         "output": facts.output,
         "colour order": "RGB",
         "canvas": f"{height} x {width}",
+        "prompt slots": str(facts.geometry.prompts),
     }
     found = [
         f"{what}: found {sure[what]}, its facts say {told}"
@@ -38,7 +36,4 @@ def disagreements(
     if "normalisation" in sure and not own:
         told = f"mean {facts.preprocess.mean} and std {facts.preprocess.std}"
         found.append(f"normalisation: found {sure['normalisation']}, its facts say {told}")
-    geometry = facts.geometry
-    if geometry.prompts and options.get("layout", geometry.layout) != geometry.layout:
-        found.append(f"layout of the prompts: {options['layout']} by what was found, its facts say {geometry}")
     return tuple(found)

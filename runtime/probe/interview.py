@@ -73,7 +73,8 @@ def interview(subject: AnySubject, known: Sequence[Known], seed: int, progress: 
         shades = colours_by_type(subject, isinstance(subject, ServiceSubject), compared.verdict.evidence)
     progress("probing", 1, total, "repeated pictures")
     best = compared.trials[0] if compared.trials and all(one.confidence >= SURE for one in shades) else None
-    case, measured = _measure(subject, known, seed, best)
+    fitting = compared.known or (known[0] if known else None)
+    case, measured = _measure(subject, fitting, seed, best)
     found = [*_by_type(subject), *measured, *shades]
     for index, (what, question) in enumerate({} if case is None else _questions(subject, case).items()):
         progress("probing", 2 + index, total, what)
@@ -119,9 +120,9 @@ def _asked(what: str, question: Callable[[], list[Finding]]) -> list[Finding]:
 def _compare(subject: AnySubject, known: Sequence[Known]) -> Compared:
     """Try all hypotheses on the first known pictures that fit."""
     verdict = None
-    for one in known:
+    for one in (each.on_canvas(subject.size_hw) for each in known):
         try:
-            trials = try_all(subject, one)
+            trials = _trials(subject, one)
         except WidthError as exc:
             verdict = verdict or another_width(one, exc)
         except EngineError as exc:
@@ -131,6 +132,20 @@ def _compare(subject: AnySubject, known: Sequence[Known]) -> Compared:
     return Compared((), None, verdict or unknown(BACKBONE, GIVE))
 
 
+def _trials(subject: AnySubject, known: Known) -> list[Trial]:
+    """Trials of all hypotheses on the output that explains the known answers best."""
+    if not isinstance(subject, EngineSubject) or subject.named:
+        return try_all(subject, known)
+    tried = {}
+    for name in subject.candidates:
+        subject.output = name
+        tried[name] = try_all(subject, known)
+    subject.output = min(tried, key=lambda name: tried[name][0].gap)
+    gaps = sorted(trials[0].gap for trials in tried.values())
+    subject.named = margin(gaps[0], gaps[1]) >= SURE
+    return tried[subject.output]
+
+
 def _by_type(subject: AnySubject) -> list[Finding]:
     if isinstance(subject, EngineSubject):
         return tensors(subject)
@@ -138,7 +153,7 @@ def _by_type(subject: AnySubject) -> list[Finding]:
 
 
 def _measure(
-    subject: AnySubject, known: Sequence[Known], seed: int, best: Trial | None
+    subject: AnySubject, known: Known | None, seed: int, best: Trial | None
 ) -> tuple[Case | None, list[Finding]]:
     """What the same pictures twice say, and how far answers are apart; no case where they say nothing."""
     levels = pictures(COUNT, subject.size_hw, seed)
@@ -147,7 +162,7 @@ def _measure(
         units = plain_units(subject, levels) if best is None else best.units
         values = units.values(levels)
         first, again = subject.answer(values), subject.answer(values)
-        found = vector(first, known[0].answers.shape[1] if known else None)
+        found = vector(first, known.answers.shape[1] if known is not None else None)
         yardstick = measure(subject, values, first, again)
     except EngineError as exc:
         return None, [*found, Finding(READS, "no", 1.0, str(exc))]
@@ -156,6 +171,6 @@ def _measure(
         f"and in other company, {yardstick.repeat:.2g} of that; to one with a touch of noise {yardstick.noise:.2g}"
     )
     found += [Finding(READS, "yes", margin(yardstick.repeat, 1.0), evidence), answers_alike(first, again, yardstick)]
-    geometry = known[0].geometry if known else None
-    rows = 0 if geometry is None else geometry.patch * max(geometry.rows, 1)
-    return Case(subject, units, yardstick, rows, seed), found
+    patch, rows = (0, 0) if known is None else (known.geometry.patch, known.rows)
+    inside = rows if known is not None and known.size_hw == subject.size_hw else 0
+    return Case(subject, units, yardstick, patch, max(rows, 1), inside, seed), found

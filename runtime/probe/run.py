@@ -9,6 +9,7 @@ from pathlib import Path
 from time import monotonic
 
 from pgn_edge.contract import PREFIX, EngineFacts
+from pgn_edge.errors import EngineError
 from pgn_edge.progress import Progress, silent
 from pgn_edge.runtime.engines import EngineOptions, open_engine
 from pgn_edge.runtime.engines.service_config import read_service
@@ -29,12 +30,13 @@ class ProbeOptions:
     """How to probe.
 
     Args:
-        task: bundle whose golden pair is known to be right; None for the one that a service's config names.
-        reference: stock engine, exported by pgn-edge, of the backbone that it may be.
-        size_hw: to try first where the size is free; None for that of `task` and `reference`.
-        most_calls: runs or requests, after which no question is asked any more.
-        seed: of the test pictures.
-        engine: how engines are opened.
+        task: Bundle whose golden pair is known to be right; None for the one that a service's config names.
+        reference: Stock engine, exported by pgn-edge, of the backbone that it may be.
+        size_hw: Size (H, W) to try first where the size is free; None for that of `task` and `reference`.
+        most_calls: Number of runs or requests, after which no question is asked any more.
+        seed: Seed of the test pictures.
+        engine: Options with which engines are opened.
+        output: Name of the engine's output that holds the embedding; empty to look for it.
     """
 
     task: str | Path | None = None
@@ -43,6 +45,7 @@ class ProbeOptions:
     most_calls: int = MOST_CALLS
     seed: int = 0
     engine: EngineOptions = field(default_factory=EngineOptions)
+    output: str = ""
 
 
 def run_probe(engine: str | Path, options: ProbeOptions = ProbeOptions(), progress: Progress = silent) -> Report:
@@ -58,8 +61,8 @@ def run_probe(engine: str | Path, options: ProbeOptions = ProbeOptions(), progre
         BundleError: the task is damaged.
     """
     known = _known(engine, options)
-    likely = [*filter(None, [options.size_hw]), *((one.pixels.shape[1], one.pixels.shape[2]) for one in known)]
-    with closing(_open(engine, likely, options)) as subject:
+    likely = [*filter(None, [options.size_hw]), *(one.size_hw for one in known)]
+    with closing(_open(engine, likely, known, options)) as subject:
         told = interview(subject, known, options.seed, _delayed(progress))
         metadata = subject.metadata if isinstance(subject, EngineSubject) else {}
         facts = _facts(metadata, subject.name)
@@ -69,7 +72,7 @@ def run_probe(engine: str | Path, options: ProbeOptions = ProbeOptions(), progre
         engine=str(engine),
         service=isinstance(subject, ServiceSubject),
         eight_bit=subject.eight_bit,
-        facts=facts is not None,
+        facts=facts,
         best=best,
         known=told.compared.known,
     )
@@ -79,7 +82,7 @@ def run_probe(engine: str | Path, options: ProbeOptions = ProbeOptions(), progre
         device=subject.device,
         calls=subject.calls,
         findings=told.findings,
-        disagreements=() if facts is None else disagreements(told.findings, advice.options, facts, best),
+        disagreements=() if facts is None else disagreements(told.findings, facts, best),
         settings=advice,
     )
 
@@ -99,12 +102,19 @@ def is_service(engine: str | Path) -> bool:
     return Path(engine).suffix == ".toml"
 
 
-def _open(engine: str | Path, likely: Sequence[tuple[int, int]], options: ProbeOptions) -> AnySubject:
+def _open(
+    engine: str | Path, likely: Sequence[tuple[int, int]], known: Sequence[Known], options: ProbeOptions
+) -> AnySubject:
     if is_service(engine):
+        if options.output:
+            raise EngineError(
+                str(engine), expected="no --output for a service", got=options.output, do="set `answer` in its .toml"
+            )
         return ServiceSubject(engine, likely, options.most_calls)
     opened = open_engine(engine, options.engine)
     try:
-        return EngineSubject(opened, likely, options.most_calls)
+        widths = [one.answers.shape[1] for one in known]
+        return EngineSubject(opened, likely, options.most_calls, options.output, widths)
     except BaseException:
         opened.close()
         raise

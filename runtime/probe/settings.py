@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pgn_edge.contract import EngineFacts
 from pgn_edge.runtime.probe.finding import SURE, Finding
 from pgn_edge.runtime.probe.known import Known
 from pgn_edge.runtime.probe.units import Units, same_scale
@@ -41,18 +42,18 @@ class Probed:
     """What settings depend on beside the findings.
 
     Args:
-        engine: as the user typed it.
-        service: whether it takes image files.
-        eight_bit: whether it takes pixels of 8 bits, in a file or not.
-        facts: whether it carries those of pgn-edge, which the runtime asks for.
-        best: units of the best hypothesis; None where nothing could be tested.
-        known: what it was tested with.
+        engine: Engine or service as the user typed it.
+        service: Whether it takes image files.
+        eight_bit: Whether it takes pixels of 8 bits, in a file or not.
+        facts: Facts of pgn-edge that it carries, by which the runtime pairs; None for a foreign engine.
+        best: Units of the best hypothesis; None where nothing could be tested.
+        known: Pictures that it was tested with.
     """
 
     engine: str
     service: bool
     eight_bit: bool
-    facts: bool
+    facts: EngineFacts | None
     best: Units | None
     known: Known | None
 
@@ -66,7 +67,7 @@ def settings(findings: Sequence[Finding], probed: Probed) -> Settings:
     options = {
         "backbone": ANY,
         "layout": "append" if sure.get("extra patches") == "read" and not probed.service else "inset",
-        "prompts": "auto",
+        "prompts": sure.get("prompt slots", "auto"),
         "library space": "pixel" if probed.eight_bit else "token",
         "canvas": "uint8" if probed.eight_bit else "float32",
         "transport": _transport(sure) if probed.service else "png" if probed.eight_bit else LOSSLESS,
@@ -75,6 +76,12 @@ def settings(findings: Sequence[Finding], probed: Probed) -> Settings:
         geometry = probed.known.geometry
         options["backbone"] = probed.known.backbone
         if geometry.prompts:  # what was trained for it once runs on it: the same again
+            options |= {"layout": geometry.layout, "prompts": str(geometry.prompts)}
+    # The runtime pairs by facts, so a task for an engine with facts is trained for what they say.
+    if probed.facts is not None and sure.get("backbone") != "no":
+        options["backbone"] = probed.facts.backbone
+        geometry = probed.facts.geometry
+        if geometry.prompts:
             options |= {"layout": geometry.layout, "prompts": str(geometry.prompts)}
     return Settings(True, options, _commands(options, probed), _notes(sure, options, probed))
 
@@ -115,7 +122,7 @@ def _commands(options: Mapping[str, str], probed: Probed) -> tuple[str, ...]:
     train = f"pgn-edge train --data DATA --backbone {backbone} {shape} --library-space {options['library space']}"
     export = f"pgn-edge export ckpt.pt{' --uint8' * eight_bit}{transport} -o task.pgn"
     commands = [f"{train}{transport} -o ckpt.pt", export]
-    if not probed.service and not probed.facts:
+    if not probed.service and probed.facts is None:
         commands.append(f"pgn-edge export-vit {backbone} {shape}{' --input uint8' * eight_bit} -o vit.onnx")
         return (*commands, "pgn-edge predict IMAGE --vit vit.onnx --task task.pgn")
     return (*commands, f"pgn-edge predict IMAGE --vit {probed.engine} --task task.pgn")
@@ -132,16 +139,16 @@ def _notes(sure: Mapping[str, str], options: Mapping[str, str], probed: Probed) 
         ),
         (sure.get("backbone") == "no", "it is not the backbone of the bundle or the reference"),
         (
-            "colour order" not in sure or "normalisation" not in sure,
+            probed.facts is None and ("colour order" not in sure or "normalisation" not in sure),
             "its colours are not known: a wrong order or normalisation would be seen only once a task is exported",
         ),
         (
-            options["layout"] == "append" and not proven,
+            options["layout"] == "append" and not proven and probed.facts is None,
             "that rows are read does not say with which positions: a task that is exported for this layout proves it, "
             "with --task",
         ),
         (
-            not probed.service and not probed.facts,
+            not probed.service and probed.facts is None,
             "it carries no facts of pgn-edge, which the runtime asks for: the last two lines put the same backbone in "
             "its place",
         ),

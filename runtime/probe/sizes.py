@@ -15,7 +15,7 @@ from pgn_edge.runtime.probe.subject import SpentError, Subject
 from pgn_edge.runtime.probe.units import Units
 from pgn_edge.runtime.probe.yardstick import Yardstick
 
-SIZE, EXTRA = "size", "extra patches"
+SIZE, EXTRA, SLOTS = "size", "extra patches", "prompt slots"
 PATCHES = (32, 16, 14, 8)  # pixels of a side, of the usual ViTs; the largest first, since it is read by all but 14
 MOST_SAID = 160
 COUNT = 3  # pictures of each comparison
@@ -28,17 +28,21 @@ class Case:
     """What the questions about sizes share.
 
     Args:
-        subject: that is asked.
-        units: in which it is.
-        yardstick: of its answers.
-        rows: pixels of extra rows to try first; 0 where nobody knows.
-        seed: of the pictures.
+        subject: Engine or service that is asked.
+        units: Units in which it takes pixels.
+        yardstick: Measure of its answers.
+        patch: Patch size in pixels; 0 where it is not known.
+        rows: Rows of patches to try first under an image, at least 1.
+        inside: Rows of patches under the image that the canvas has already; 0 for a canvas that is all image.
+        seed: Seed of the pictures.
     """
 
     subject: Subject
     units: Units
     yardstick: Yardstick
+    patch: int
     rows: int
+    inside: int
     seed: int
 
     def ask(self, levels: np.ndarray) -> np.ndarray:
@@ -68,6 +72,8 @@ def sizes(case: Case) -> list[Finding]:
     height, width = case.subject.size_hw
     if case.subject.fixed:
         stated = f"it declares {height} x {width} and no other"
+        if case.inside:
+            return [Finding(SIZE, "fixed", 1.0, stated), *_slots(case)]
         return [Finding(SIZE, "fixed", 1.0, stated), Finding(EXTRA, "refused", 1.0, stated)]
     tall, refusal = _taller(case)
     others = {f"{h} x {w}": _refusal(case, (h, w)) for h, w in ((height, 2 * width), (2 * height, 2 * width))}
@@ -81,6 +87,34 @@ def sizes(case: Case) -> list[Finding]:
     refused = "".join(f"; {size} is refused: {why}" for size, why in others.items() if why)
     evidence = f"{height} x {width}, and {', '.join(taken)} too{refused}"
     return [Finding(SIZE, "some" if refused else "free", 1.0, evidence), _treatment(case, tall)]
+
+
+def _slots(case: Case) -> list[Finding]:
+    """Whether prompt rows on the canvas are read, and how many slots of the last row.
+
+    Each patch of the last row gets another colour, one after the other. An engine that drops spare slots answers the
+    same to the last bit; so the slots that move its answer are those that it reads.
+    """
+    (height, width), patch = case.subject.size_hw, case.patch
+    columns = width // patch
+    plain = pictures(1, (height, width), case.seed, texture=False)
+    changed = np.repeat(plain, columns, axis=0)
+    for column in range(columns):
+        changed[column, height - patch :, column * patch : (column + 1) * patch] ^= 128  # another colour
+    answers = case.ask(np.concatenate([plain, changed]))
+    gaps = case.yardstick.gaps(np.repeat(answers[:1], columns, axis=0), answers[1:])
+    read = gaps > 4 * case.yardstick.repeat
+    count = int(read.sum())
+    evidence = (
+        f"its canvas has {case.inside} rows of patches under the image; in the last of them {count} of {columns} "
+        f"patches move the answer, by {gaps.max():.2g} of the distance between different pictures"
+    )
+    if not count:
+        return [Finding(EXTRA, "ignored", 1.0, evidence)]
+    found = [Finding(EXTRA, "read", margin(case.yardstick.repeat, float(gaps.max())), evidence)]
+    if read[:count].all():
+        found.append(Finding(SLOTS, str((case.inside - 1) * columns + count), 1.0, evidence))
+    return found
 
 
 def _refusal(case: Case, size_hw: tuple[int, int]) -> str:
@@ -98,7 +132,8 @@ def _taller(case: Case) -> tuple[_Tall | None, str]:
     """The first number of extra rows that is taken and not just ignored, else one that is taken; or why none is."""
     height, width = case.subject.size_hw
     first, refusal = None, ""
-    for rows in dict.fromkeys([*filter(None, [case.rows]), *(p for p in PATCHES if height % p == 0), *PATCHES[:1]]):
+    usual = [*(patch for patch in PATCHES if height % patch == 0), *PATCHES[:1]]
+    for rows in dict.fromkeys([case.rows * case.patch, *usual] if case.patch else usual):
         top, one, other = (
             pictures(COUNT, (size, width), case.seed + offset, texture=False)
             for offset, size in enumerate((height, rows, rows))

@@ -18,7 +18,9 @@ def tensors(subject: EngineSubject) -> list[Finding]:
     stated = f"declared as {subject.input} {subject.spec.dtype} ({sizes})"
     refused = "".join(f"; {layout} is refused: {why}" for layout, why in subject.refusals.items())
     layout = "both are taken, and the first is used" if both else f"{stated}{refused}"
-    outputs = ", ".join(f"{name} {spec}" for name, spec in subject.outputs.items())
+    outputs = "of " + ", ".join(f"{name} {spec}" for name, spec in subject.outputs.items())
+    if not subject.named:
+        outputs += f"; {', '.join(subject.candidates)} may each be the embedding: name the right one with --output"
     height, width = subject.size_hw
     canvas = stated if subject.fixed else "the first of those tried that it takes"
     free = subject.batch is None
@@ -28,7 +30,7 @@ def tensors(subject: EngineSubject) -> list[Finding]:
         Finding("input", f"{subject.input}, {subject.spec.dtype}", 1.0, stated),
         Finding("layout", subject.layout, 0.5 if both else 1.0, layout),
         Finding("canvas", f"{height} x {width}", 1.0, canvas),
-        Finding("output", subject.output, 1.0, f"of {outputs}"),
+        Finding("output", subject.output, 1.0 if subject.named else 0.0, outputs),
         Finding("batch", batch, 1.0, stated if subject.spec.shape[0] is not None else tried),
     ]
 

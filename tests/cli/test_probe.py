@@ -35,7 +35,7 @@ def test_without_anything_known_it_says_what_to_give(call, tiny_pair, monkeypatc
     done = call("probe", "--engine", tiny_pair.vit)
     assert done.exit_code == 0, done.output
     assert "--reference" in done.stdout
-    assert "disagreement: layout of the prompts" in done.stdout
+    assert "disagreement" not in done.stdout
 
 
 @pytest.mark.parametrize("size", ["224", "0x224", "224x224x3", "axb"])

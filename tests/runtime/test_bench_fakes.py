@@ -195,3 +195,55 @@ def test_memory_that_an_engine_takes_is_seen() -> None:
     engine, _, added = _weighed(lambda: held.append(np.ones(64 << 20, np.uint8)) or fake(dict))
     assert added is None or 60 << 20 < added < 90 << 20
     engine.close()
+
+
+# Pictures without a batch axis, and pictures of any size.
+
+
+def counted(shape: tuple[int | None, ...], seen: list[tuple[int, ...]]) -> FakeEngine:
+    def answer(feeds: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        seen.append(feeds["x"].shape)
+        return {"y": np.zeros(2, np.float32)}
+
+    spec = {"x": TensorSpec(shape, np.dtype(np.float32))}
+    return FakeEngine(spec, {"y": TensorSpec((2,), np.dtype(np.float32))}, answer)
+
+
+@pytest.mark.parametrize(
+    ("shape", "calls"),
+    [
+        pytest.param((3, 32, 32), 6, id="C,H,W"),
+        pytest.param((32, 32, 3), 6, id="H,W,C"),
+        pytest.param((1, 3, 32, 32), 6, id="a batch of one"),
+        pytest.param((3, 3, 32, 32), 2, id="a batch of three"),
+        pytest.param((3, 50, 64), 6, id="not square"),
+        pytest.param((2, 50, 64), 3, id="a batch of sequences"),
+    ],
+)
+def test_a_picture_of_three_axes_is_one_frame_and_not_a_batch(shape: tuple[int, ...], calls: int) -> None:
+    seen: list[tuple[int, ...]] = []
+    report = run_bench(counted(shape, seen), options=BenchOptions(samples=1, warmup=0, scenario="offline", frames=6))
+    assert len(seen) % calls == 0
+    assert set(seen) == {shape}
+    per_frame = int(np.prod(shape)) * 4 // (6 // calls)
+    assert report.frame_bytes["into the ViT"] == per_frame
+
+
+def test_a_query_of_pictures_without_a_batch_axis_calls_once_a_frame() -> None:
+    seen: list[tuple[int, ...]] = []
+    query = bench_queries.engine_query(counted((3, 8, 8), seen), "vit", 8, np.random.default_rng(0))
+    query.run()
+    assert len(seen) == 8
+
+
+@pytest.mark.parametrize("shape", [(None, 3, None, None), (None, None, None, 3), (3, None, None), (None, None, 3)])
+def test_an_engine_that_takes_any_picture_size_is_measured_at_the_size_that_is_named(
+    shape: tuple[int | None, ...],
+) -> None:
+    seen: list[tuple[int, ...]] = []
+    with pytest.raises(EngineError, match="--size 224x224"):
+        run_bench(counted(shape, seen), options=FAST)
+    report = run_bench(counted(shape, seen), options=BenchOptions(samples=1, warmup=0, size_hw=(6, 4)))
+    assert {tuple(sorted(each)) for each in seen} <= {(1, 3, 4, 6), (3, 4, 6)}
+    assert report.frame_bytes["into the ViT"] == 3 * 6 * 4 * 4
+    assert bench_json(report)["options"]["size_hw"] == [6, 4]

@@ -93,16 +93,9 @@ def test_colours_with_a_reference(probe: Probe, toy: Toy, own: Preprocess, order
     assert (found["colour order"], found["normalisation"], found["backbone"]) == (order, normalisation, "yes")
 
 
-@pytest.mark.parametrize(
-    ("toy", "why"),
-    [
-        pytest.param(Toy(seed=1), "no", id="another backbone"),
-        pytest.param(Toy(width=OUT + 1), "no", id="another width"),
-    ],
-)
-def test_another_backbone_leaves_colours_open(probe: Probe, toy: Toy, why: str):
-    report = probe(toy, CLIP)
-    assert sure(report)["backbone"] == why
+def test_another_backbone_leaves_colours_open(probe: Probe):
+    report = probe(Toy(seed=1), CLIP)
+    assert sure(report)["backbone"] == "no"
     for what in ("colour order", "normalisation"):
         assert one(report, what).confidence < SURE, one(report, what)
     assert report.settings.options["backbone"] == "BACKBONE"
@@ -210,13 +203,6 @@ def test_facts_that_lie_are_told(tmp_path: Path):
     assert sure(report)["normalisation"] == "CLIP"
     (line,) = report.disagreements
     assert line.startswith("normalisation: found CLIP, its facts say mean (0.485")
-
-
-def test_prompt_rows_that_only_the_facts_tell_of(tiny_pair):
-    report = run_probe(tiny_pair.vit)
-    (line,) = report.disagreements
-    said = "append of 16 prompts to 64 x 64 in patches of 8"
-    assert line == f"layout of the prompts: inset by what was found, its facts say {said}"
 
 
 # Engines that are strange.
