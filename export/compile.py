@@ -250,7 +250,10 @@ def _read(source: str | Path) -> _Graph:
         raise EngineError(
             str(path), expected="fp32, fp16 or bf16", got="int8, which is for CPUs", do="export it without --int8"
         )
-    batch = model.graph.input[0].type.tensor_type.shape.dim[0]
+    try:
+        batch = model.graph.input[0].type.tensor_type.shape.dim[0]
+    except IndexError as exc:
+        raise _no_onnx(path, "a graph without an input that has a batch", "export it again") from exc
     return _Graph(path.name, data, facts, batch.dim_value if batch.HasField("dim_value") else None)
 
 

@@ -125,7 +125,8 @@ def _arithmetic(model: onnx.ModelProto) -> dict[str, dict[str, int]]:
     for node in model.graph.node:
         if node.op_type not in ARITHMETIC:
             continue
-        pair = [types.get(node.input[i], "unknown") for i in (0, WEIGHT_INPUT.get(node.op_type, 1))]
+        operands = [*node.input, *[""] * 4]  # a damaged node may lack some
+        pair = [types.get(operands[i], "unknown") for i in (0, WEIGHT_INPUT.get(node.op_type, 1))]
         found.setdefault(node.op_type, []).append(" x ".join(dict.fromkeys(pair)))
     return {name: _counted(found[name]) for name in sorted(found)}
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from pgn_edge.documents import parse_json
 from pgn_edge.errors import DataError, EngineError
 from pgn_edge.geometry import Geometry
 from pgn_edge.preprocess import Preprocess
@@ -14,6 +15,7 @@ from pgn_edge.transport import LOSSLESS, Transport
 
 PREFIX = "pgn_edge."
 SCHEMA = 1
+EXPORT_AGAIN = "export the file again with this version"
 Role = Literal["vit", "pgn"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Output = Literal["embedding", "logits", "canvas"]
@@ -120,11 +122,10 @@ class EngineFacts:
             EngineError: as `from_json`, or a value is not JSON.
         """
         try:
-            data = {
-                key.removeprefix(PREFIX): json.loads(value) for key, value in metadata.items() if key.startswith(PREFIX)
-            }
-        except (json.JSONDecodeError, RecursionError) as exc:
-            raise _unreadable(source, str(exc)) from exc
+            ours = {key.removeprefix(PREFIX): value for key, value in metadata.items() if key.startswith(PREFIX)}
+        except TypeError as exc:  # protobuf gives bytes where a text is not UTF-8
+            raise _unreadable(source, "metadata that is not UTF-8") from exc
+        data = {key: parse_json(value, f"{source}: pgn_edge.{key}", EngineError, EXPORT_AGAIN) for key, value in ours.items()}
         return cls.from_json(data, source)
 
 
@@ -133,6 +134,4 @@ def _loss(text: str) -> str:
 
 
 def _unreadable(source: str, got: str) -> EngineError:
-    return EngineError(
-        source, expected="readable pgn_edge facts", got=got, do="export the file again with this version"
-    )
+    return EngineError(source, expected="readable pgn_edge facts", got=got, do=EXPORT_AGAIN)

@@ -13,6 +13,7 @@ from typing import Any
 
 from pgn_edge.backends import known_architectures, load_backend
 from pgn_edge.contract import EngineFacts
+from pgn_edge.documents import parse_json
 from pgn_edge.errors import EngineError, PgnEdgeError
 from pgn_edge.files import write_text
 from pgn_edge.fingerprint import sha256_file
@@ -22,6 +23,7 @@ from pgn_edge.gpu import require_architectures
 FORMAT = "pgn-edge plan"
 SCHEMA = 1
 SIZE_LIMIT = 1 << 20
+COMPILE_AGAIN = "compile it again: pgn-edge compile vit.onnx"
 # Source: TensorRT-RTX's documentation of compute capabilities. A plan for Turing is built for nothing else.
 NOT_BY_DEFAULT = {"sm_75"}
 
@@ -100,7 +102,7 @@ def read_sidecar(plan: str | Path, data: bytes | None = None) -> Sidecar:
     try:
         if path.stat().st_size > SIZE_LIMIT:
             raise _refuse(path, f"at most {SIZE_LIMIT} bytes", f"{path.stat().st_size}")
-        facts: Mapping[str, Any] = json.loads(path.read_bytes())
+        facts: Mapping[str, Any] = parse_json(path.read_bytes(), str(path), EngineError, COMPILE_AGAIN)
         if facts.get("format") != FORMAT or facts.get("schema") != SCHEMA:
             raise _refuse(path, f"{FORMAT!r} of schema {SCHEMA}", f"{facts.get('format')!r} {facts.get('schema')!r}")
         sidecar = _parse(facts, str(path))

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from pgn_edge.documents import read_toml
 from pgn_edge.errors import DataError
 from pgn_edge.train.config import Schedule, TrainConfig
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 FOLDER = Path(__file__).with_name("recipes")
 PLACES = ("data", "root", "weights")  # of this machine, and so of no recipe
@@ -73,14 +68,11 @@ def read_recipe(source: str | Path) -> Recipe:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_bytes().decode())
-    except OSError as exc:
-        got = f"{str(path)!r}: {exc.strerror or exc}"
+    if not path.is_file():
         names = ", ".join(recipe_names())
-        raise DataError("recipe", expected=f"{names}, or a TOML file", got=got, do="check --recipe") from exc
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-        raise DataError(str(path), expected="TOML in UTF-8", got=str(exc), do="mend this place") from exc
+        expected = f"{names}, or a TOML file"
+        raise DataError("recipe", expected=expected, got=f"{str(path)!r}: no such file", do="check --recipe")
+    return read_toml(path, DataError, "a recipe")
 
 
 def _require_kind(where: str, value: Any, kind: str) -> None:

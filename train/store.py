@@ -179,7 +179,7 @@ class Store:
     def _read(self, path: Path, job: Job) -> dict[str, Any] | None:
         try:
             data = json.loads(path.read_bytes())
-        except (OSError, ValueError):  # a byte that is no UTF-8 is a ValueError too
+        except (OSError, ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
             return None
         if not isinstance(data, dict) or data.pop("format", None) != FORMAT or data.pop("schema", None) != SCHEMA:
             return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -21,12 +20,8 @@ from pgn_edge.cli.run_plan import (
     SinkPlan,
     parse_address,
 )
+from pgn_edge.documents import read_toml
 from pgn_edge.errors import DataError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 Kinds = Mapping[str, type]
 
@@ -81,7 +76,7 @@ class _Config:
     path: Path
 
     def plan(self) -> RunPlan:
-        top = self.table("", self.load(), TOP, ("vit", "tasks", "cameras"))
+        top = self.table("", read_toml(self.path, DataError), TOP, ("vit", "tasks", "cameras"))
         tasks = self.table("tasks", top["tasks"], dict.fromkeys(top["tasks"], str))
         if not tasks or not top["cameras"]:
             empty = "cameras" if tasks else "tasks"
@@ -104,15 +99,6 @@ class _Config:
             bundles=self.file(web["bundles"]) if "bundles" in web else None,
             strict=top.get("strict", False),
         )
-
-    def load(self) -> dict[str, Any]:
-        try:
-            return tomllib.loads(self.path.read_bytes().decode())
-        except OSError as exc:
-            got = exc.strerror or str(exc)
-            raise DataError(str(self.path), expected="a config", got=got, do="check the path") from exc
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-            raise DataError(str(self.path), expected="TOML in UTF-8", got=str(exc), do="mend this place") from exc
 
     def table(self, where: str, values: Any, kinds: Kinds, wanted: tuple[str, ...] = ()) -> dict[str, Any]:
         """The values of a table, checked, with variables filled in.

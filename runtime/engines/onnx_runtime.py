@@ -52,9 +52,13 @@ class OnnxRuntimeEngine:
     def _describe(self, name: str, provider: Provider) -> None:
         self.name = name
         self.device = f"onnxruntime {import_onnxruntime().__version__} {PROVIDERS[provider]}"
-        self.inputs = {value.name: _spec(value, name) for value in self._session.get_inputs()}
-        self.outputs = {value.name: _spec(value, name) for value in self._session.get_outputs()}
-        self.metadata: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        try:
+            self.inputs = {value.name: _spec(value, name) for value in self._session.get_inputs()}
+            self.outputs = {value.name: _spec(value, name) for value in self._session.get_outputs()}
+            self.metadata: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        except UnicodeDecodeError as exc:  # ONNX Runtime itself takes any bytes for a name
+            got = "one that is not UTF-8"
+            raise EngineError(name, expected="names and metadata as text", got=got, do="export it again") from exc
         self._names = list(self.outputs)
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

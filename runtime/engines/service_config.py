@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -12,17 +11,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult
 
+from pgn_edge.documents import read_toml
 from pgn_edge.errors import DataError, EngineError
 from pgn_edge.runtime.engines.calls import CallOptions, is_loopback
 from pgn_edge.runtime.engines.service_body import Body, FormBody, JsonBody
 from pgn_edge.runtime.http_client import check_url, is_header
 from pgn_edge.runtime.retry import Backoff
 from pgn_edge.transport import Transport
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 KINDS: Mapping[str, type] = {
     **{"url": str, "request": str, "answer": str, "transport": str, "batch": int, "task": str},
@@ -93,7 +88,7 @@ class _File:
     path: Path
 
     def config(self) -> ServiceConfig:
-        given = self.table(self.load())
+        given = self.table(read_toml(self.path, EngineError))
         request = given["request"]
         if request not in OWN:
             raise self.error("request", " or ".join(OWN), repr(request), "choose one of them")
@@ -122,15 +117,6 @@ class _File:
             raise self.error(exc.subject, exc.expected, exc.got, exc.do) from exc
         self.check_secrecy(config)
         return config
-
-    def load(self) -> dict[str, Any]:
-        try:
-            return tomllib.loads(self.path.read_bytes().decode())
-        except OSError as exc:
-            got = exc.strerror or str(exc)
-            raise EngineError(str(self.path), expected="a config", got=got, do="check the path") from exc
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-            raise EngineError(str(self.path), expected="TOML in UTF-8", got=str(exc), do="mend this place") from exc
 
     def table(self, values: dict[str, Any]) -> dict[str, Any]:
         """The values of the file, each known and of its type."""

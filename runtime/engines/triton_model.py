@@ -55,7 +55,7 @@ class ServedModel:
             }
             inputs = _specs(metadata["inputs"], most)
             outputs = _specs(metadata["outputs"], 0)
-        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as exc:
             raise EngineError(
                 name,
                 expected=f"a model with versions, and tensors of {', '.join(TYPES)}",
@@ -109,7 +109,7 @@ def _specs(tensors: Iterable[Mapping[str, Any]], most: int) -> dict[str, TensorS
 def _fingerprint(facts: Mapping[str, str]) -> str:
     try:
         return str(json.loads(facts[f"{PREFIX}fingerprint"]))
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         return "none"
 
 

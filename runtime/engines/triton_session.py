@@ -205,23 +205,23 @@ class Session:
         return outputs
 
     def _check_header(self, response: Any, request: str, version: str) -> None:
-        header = (
-            response if isinstance(response, dict) else {"id": response.id, "model_version": response.model_version}
-        )
         for key, wanted in (("id", request), ("model_version", version)):
-            if str(header.get(key)) != wanted:
-                raise self._wrong(f"{key} of the answer", wanted, repr(header.get(key)))
+            found = response.get(key) if isinstance(response, dict) else getattr(response, key, None)
+            if str(found) != wanted:
+                raise self._wrong(f"{key} of the answer", wanted, f"{found!r:.80}")
 
     def _answer(
         self, result: Any, name: str, spec: TensorSpec, shape: tuple[int, ...], place: int | None
     ) -> np.ndarray:
-        output = result.get_output(name)
+        try:
+            output = result.get_output(name)
+            found, datatype = ((), "") if output is None else shape_and_type(output)
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as exc:
+            raise self._wrong(name, str(spec), f"an unreadable answer ({type(exc).__name__})") from exc
         if output is None:
             raise self._wrong(name, str(spec), "an answer without it")
-        said = output if isinstance(output, dict) else {"shape": output.shape, "datatype": output.datatype}
-        found = tuple(int(size) for size in said["shape"])
-        if said["datatype"] != NAMES[spec.dtype] or not _fits(shape, found):
-            raise self._wrong(name, f"{NAMES[spec.dtype]} {_sizes(shape)}", f"{said['datatype']} {_sizes(found)}")
+        if datatype != NAMES[spec.dtype] or not _fits(shape, found):
+            raise self._wrong(name, f"{NAMES[spec.dtype]} {_sizes(shape)}", f"{datatype} {_sizes(found)}")
         if place is not None and self._region is not None:
             return self._region.read(spec.dtype, shape, place)
         try:
@@ -287,6 +287,17 @@ def _shape(spec: TensorSpec, rows: int) -> tuple[int, ...]:
     return tuple(
         rows if at == 0 and size is None else -1 if size is None else size for at, size in enumerate(spec.shape)
     )
+
+
+def shape_and_type(output: Any) -> tuple[tuple[int, ...], str]:
+    """Shape and type that a server states for an output, in JSON or as a message of gRPC.
+
+    Raises:
+        LookupError, TypeError, ValueError, AttributeError, OverflowError: the statement is not readable. Python reads
+            Infinity as a number of JSON, and a server may write it.
+    """
+    said = output if isinstance(output, dict) else {"shape": output.shape, "datatype": output.datatype}
+    return tuple(int(size) for size in said["shape"]), str(said["datatype"])
 
 
 def _fits(shape: tuple[int, ...], found: tuple[int, ...]) -> bool:

@@ -200,7 +200,7 @@ class _Handler(QuietHandler):
         if self.headers.get_content_type() != JSON:
             raise RequestError(415, f"expected a body of type {JSON}")
         origin = self.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc != self.headers.get("Host", ""):
+        if origin is not None and _place(origin) != self.headers.get("Host", ""):
             raise RequestError(403, "another site asks: only this page may swap")
         if len(body) > MOST_BODY:
             raise RequestError(413, f"expected at most {MOST_BODY} bytes")
@@ -228,6 +228,14 @@ def _host_name(host: str) -> str:
     """The name in a Host header, without port and brackets."""
     try:
         return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _place(origin: str) -> str:
+    """Host and port of an Origin header; empty for a header that is no address."""
+    try:
+        return urlsplit(origin).netloc
     except ValueError:
         return ""
 

@@ -95,7 +95,7 @@ def test_a_config_with_every_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ),
         pytest.param(OPENAI.replace('{data_url}"]', '{data_url}", 3]') + "batch = 2", "a list", id="a list with more"),
         pytest.param(OPENAI.replace('"clip"', "2024-01-01"), "values that JSON has", id="a date"),
-        pytest.param(OPENAI.replace('"clip"', "nan"), "values that JSON has", id="no number"),
+        pytest.param(OPENAI.replace('"clip"', "nan"), "not finite", id="no number"),
         pytest.param(OPENAI.replace("clip", "${HOME}"), "variables in token and headers only", id="a variable"),
         pytest.param(OPENAI.replace("https", "ftp"), "url: expected http://", id="another scheme"),
         pytest.param(OPENAI + "token = '${NO_SUCH}'", "the environment to hold NO_SUCH", id="not set"),

@@ -1,0 +1,99 @@
+"""JSON and TOML from outside: whatever a parser raises becomes one error of the caller's kind."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pgn_edge.errors import PgnEdgeError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+# TOML promises 64 bits. A longer number would pass the parser and overflow wherever it meets a float.
+LEAST_NUMBER, MOST_NUMBER = -(1 << 63), (1 << 64) - 1
+MOST_DIGITS = len(str(MOST_NUMBER)) + 1  # with a sign
+
+
+def parse_json(data: bytes | str, subject: str, error: type[PgnEdgeError], do: str) -> Any:
+    """Parse one JSON document.
+
+    Args:
+        data: Bytes in UTF-8, or text.
+        subject: Name of the file or of the answer, for messages.
+        error: Kind of the error.
+        do: Remedy, for messages.
+
+    Returns:
+        The document. Its numbers are finite floats, or whole numbers of 64 bits.
+
+    Raises:
+        PgnEdgeError: of the given kind; no JSON, nested too deeply, not in UTF-8, NaN, Infinity, or a number of more
+            than 64 bits.
+    """
+    try:
+        text = data if isinstance(data, str) else data.decode("utf-8-sig")
+        return json.loads(text, parse_constant=_no_number, parse_int=_whole, parse_float=_real)
+    except (ValueError, RecursionError) as exc:
+        raise error(subject, expected="a JSON document", got=_reason(exc), do=do) from exc
+
+
+def read_toml(path: Path, error: type[PgnEdgeError], expected: str = "a config") -> dict[str, Any]:
+    """Read a TOML file.
+
+    Args:
+        path: Path of the file.
+        error: Kind of the error.
+        expected: Name of what the file should be, for messages.
+
+    Raises:
+        PgnEdgeError: of the given kind; no file, not in UTF-8, no TOML, nested too deeply, or a number of more than 64
+            bits or that is not finite. The message names the file.
+    """
+    try:
+        values = tomllib.loads(path.read_bytes().decode("utf-8-sig"), parse_float=_real)
+        _require_numbers(values)
+    except OSError as exc:
+        raise error(str(path), expected=expected, got=exc.strerror or str(exc), do="check the path") from exc
+    except (ValueError, RecursionError) as exc:
+        do = "correct this place in the file"
+        raise error(str(path), expected="TOML in UTF-8", got=_reason(exc), do=do) from exc
+    return values
+
+
+def _require_numbers(values: dict[str, Any]) -> None:
+    left: list[Any] = [values]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict | list):
+            left.extend(value.values() if isinstance(value, dict) else value)
+        elif isinstance(value, int) and not LEAST_NUMBER <= value <= MOST_NUMBER:
+            raise ValueError("a number of more than 64 bits")
+
+
+def _whole(text: str) -> int:
+    value = int(text) if len(text) <= MOST_DIGITS else MOST_NUMBER + 1
+    if not LEAST_NUMBER <= value <= MOST_NUMBER:
+        raise ValueError("a number of more than 64 bits")
+    return value
+
+
+def _real(text: str) -> float:
+    value = float(text)
+    if value - value != 0:  # infinity, also that of 1e400, and NaN
+        raise ValueError(f"the number {text[:20]}, which is not finite")
+    return value
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name}, which JSON does not have")
+
+
+def _reason(exc: Exception) -> str:
+    if isinstance(exc, RecursionError):
+        return "brackets nested too deeply"
+    return str(exc).split("\n")[0][:200] or type(exc).__name__
