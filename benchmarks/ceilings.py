@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import helper
 
 from pgn_edge.errors import EngineError
+from pgn_edge.extras import import_onnxruntime
+
+onnxruntime = import_onnxruntime()
 
 SQUARE = 1024
 COPY_BYTES = 2**27  # more than any cache holds

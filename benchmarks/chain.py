@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from common import (
     CLIP,
     HEADER,
@@ -36,8 +35,11 @@ from common import (
 from pgn_edge.errors import EngineError
 from pgn_edge.export.frozen import VitOptions, export_vit
 from pgn_edge.export.task import ExportOptions, export_task
+from pgn_edge.extras import import_onnxruntime
 from pgn_edge.runtime import Runtime
 from pgn_edge.runtime.environment import describe_environment
+
+onnxruntime = import_onnxruntime()
 
 TARGET = 1.08
 GOLDEN = 8

@@ -32,6 +32,8 @@ print(json.dumps(marks), flush=True)
     "bare ONNX Runtime": """
 import json, sys, time
 marks = [time.perf_counter()]
+import os
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when ONNX Runtime is imported
 import numpy as np
 import onnxruntime
 marks.append(time.perf_counter())

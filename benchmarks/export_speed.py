@@ -15,7 +15,6 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from common import (
     CLIP,
     HEADER,
@@ -30,7 +29,10 @@ from common import (
 
 from pgn_edge.bundle import read_bundle
 from pgn_edge.export.frozen import VitOptions, export_vit
+from pgn_edge.extras import import_onnxruntime
 from pgn_edge.runtime.environment import describe_environment
+
+onnxruntime = import_onnxruntime()
 
 GOLDEN = 32
 SECONDS, GIGABYTES, SHARE = 20.0, 3.0, 0.03

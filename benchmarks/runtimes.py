@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from pgn_edge.errors import EngineError, MissingExtraError
+from pgn_edge.extras import import_onnxruntime
+
+onnxruntime = import_onnxruntime()
 
 
 def bare_session(path: Path, threads: int, provider: str = "CPUExecutionProvider") -> Any:

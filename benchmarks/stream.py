@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from cpu_report import SETTINGS
 from peers import Files
 
+from pgn_edge.extras import import_onnxruntime
 from pgn_edge.preprocess import Preprocess
+
+onnxruntime = import_onnxruntime()
 
 FRAMES = 8  # of one timed call
 

@@ -26,7 +26,8 @@ RUN python3 -m venv --system-site-packages /opt/venv \
 
 # Whoever runs the container may write to the plan cache.
 RUN mkdir -m 1777 /cache
-ENV PATH=/opt/venv/bin:$PATH PGN_EDGE_CACHE=/cache
+# ONNX Runtime reads ORT_DISABLE_TELEMETRY when it is imported.
+ENV PATH=/opt/venv/bin:$PATH PGN_EDGE_CACHE=/cache ORT_DISABLE_TELEMETRY=1
 WORKDIR /work
 ENTRYPOINT ["pgn-edge"]
 CMD ["doctor"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx
 
-from pgn_edge.errors import ExportError, MissingExtraError
+from pgn_edge.errors import ExportError
+from pgn_edge.extras import import_onnxruntime
 from pgn_edge.nn.weights import mapped
 
 
@@ -24,10 +25,7 @@ def to_int8(model: onnx.ModelProto) -> onnx.ModelProto:
         ExportError: the quantiser failed.
         MissingExtraError: onnxruntime is not installed.
     """
-    try:
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-    except ImportError as exc:
-        raise MissingExtraError("onnxruntime", "cpu") from exc
+    quantization = import_onnxruntime("onnxruntime.quantization")
     import tempfile
     from pathlib import Path
 
@@ -37,12 +35,12 @@ def to_int8(model: onnx.ModelProto) -> onnx.ModelProto:
     silently = mapped("int8", "a graph that onnxruntime can quantise", "export without --int8", kind=ExportError)
     with tempfile.TemporaryDirectory() as folder, silently:
         path = Path(folder) / "int8.onnx"
-        quantize_dynamic(
+        quantization.quantize_dynamic(
             source,
             path,
             op_types_to_quantize=["MatMul", "Gemm"],
             per_channel=True,
             reduce_range=True,
-            weight_type=QuantType.QInt8,
+            weight_type=quantization.QuantType.QInt8,
         )
         return onnx.load(path)

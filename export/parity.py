@@ -12,8 +12,9 @@ import torch
 
 from pgn_edge.agreement import Agreement, compare, limits
 from pgn_edge.contract import Precision
-from pgn_edge.errors import MissingExtraError, ParityError
+from pgn_edge.errors import ParityError
 from pgn_edge.export.rounding import emulate_half, has_half
+from pgn_edge.extras import import_onnxruntime
 from pgn_edge.heads import Head
 from pgn_edge.preprocess import Preprocess
 
@@ -136,10 +137,7 @@ def open_session(model: onnx.ModelProto) -> Any:
     Raises:
         MissingExtraError: onnxruntime is not installed.
     """
-    try:
-        import onnxruntime
-    except ImportError as exc:
-        raise MissingExtraError("onnxruntime", "cpu") from exc
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if has_half(model):

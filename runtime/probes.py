@@ -31,6 +31,7 @@ GPU_QUERY = ("--query-gpu=name,driver_version,memory.total,compute_cap", "--form
 # The child sees what this process would import, and leaves before a library's own goodbye can crash it.
 CHILD = """
 import ctypes, json, os, sys
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reads it when it is imported
 sys.path[:] = json.loads(sys.argv[1])
 
 def cuda(libraries, function):

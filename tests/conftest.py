@@ -6,6 +6,8 @@ import os
 
 # Toy matrices: threads would only wait for each other, most of all on a busy machine. Read when numpy is imported.
 os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
+# Some tests import onnxruntime themselves, and the first import decides.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import dataclasses
 from pathlib import Path

@@ -91,8 +91,7 @@ def torch_calls(files: Any, images: np.ndarray, skipped: dict[str, str]) -> tupl
 
 def bare_call(vit: Path, canvases: np.ndarray) -> Call:
     """ONNX Runtime's CUDA provider on canvases that lie on the GPU."""
-    import onnxruntime
-    from runtimes import bare_session
+    from runtimes import bare_session, onnxruntime
 
     session = bare_session(vit, 0, "CUDAExecutionProvider")
     binding = session.io_binding()

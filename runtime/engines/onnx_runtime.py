@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from pgn_edge.errors import EngineError, MissingExtraError
+from pgn_edge.errors import EngineError
+from pgn_edge.extras import import_onnxruntime
 from pgn_edge.runtime.engines.base import Provider, TensorSpec, check_binding, check_feeds
 
 TYPES = {
@@ -176,20 +177,6 @@ def require_provider(provider: Provider, name: str) -> ModuleType:
             do="pip uninstall onnxruntime, then pip install 'pgn-edge[gpu]'; or choose another provider",
         )
     return runtime
-
-
-def import_onnxruntime() -> ModuleType:
-    """The module.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        import onnxruntime
-    except ImportError as exc:
-        raise MissingExtraError("onnxruntime", "cpu") from exc
-    module: ModuleType = onnxruntime
-    return module
 
 
 def _spec(value: Any, name: str) -> TensorSpec:

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from pgn_edge.contract import PREFIX
+from pgn_edge.extras import import_onnxruntime
 from pgn_edge.runtime.cuda import Cuda, DeviceArray
 from pgn_edge.runtime.engines.base import EngineOptions, Provider, TensorSpec, check_binding
 from pgn_edge.runtime.engines.device import HostAccess
-from pgn_edge.runtime.engines.onnx_runtime import OnnxRuntimeEngine, import_onnxruntime, open_session, require_provider
+from pgn_edge.runtime.engines.onnx_runtime import OnnxRuntimeEngine, open_session, require_provider
 
 Model = str | Path | bytes
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ipaddress
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,41 @@ from pgn_edge.cli import cli
 
 Call = Callable[..., Result]
 Refusal = Callable[..., str]
+
+REACHED: list[str] = []  # hosts off this machine, since the last test began
+
+
+def _watch(event: str, arguments: tuple[object, ...]) -> None:
+    """Audit hook: write down every host that Python code looks up or connects to."""
+    host: object = None
+    if event in {"socket.getaddrinfo", "socket.gethostbyname"}:
+        host = arguments[0]
+    elif event in {"socket.connect", "socket.sendto"} and isinstance(arguments[1], tuple):
+        host = arguments[1][0]
+    if isinstance(host, str | bytes) and not _is_here(host):
+        REACHED.append(f"{event} {host!r}")
+
+
+def _is_here(host: str | bytes) -> bool:
+    name = host.decode() if isinstance(host, bytes) else host
+    if name in {"", "localhost"} or name.endswith(".invalid"):  # a name that nobody can own
+        return True
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
+
+
+sys.addaudithook(_watch)
+
+
+@pytest.fixture(autouse=True)
+def reached() -> Iterator[list[str]]:
+    """No command reaches a network: weights are not downloaded, and every service that is named runs here."""
+    REACHED.clear()
+    yield REACHED
+    assert REACHED == []
 
 
 @pytest.fixture

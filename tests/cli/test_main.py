@@ -84,6 +84,14 @@ def test_no_command_shows_the_commands(call):
         assert name in done.stderr
 
 
+def test_a_command_that_reached_a_network_would_be_seen(reached: list[str]):
+    sys.audit("socket.getaddrinfo", "weights.example.org", 443, 0, 0, 0)
+    sys.audit("socket.connect", None, ("192.0.2.1", 443))
+    sys.audit("socket.connect", None, ("127.0.0.1", 443))
+    assert reached == ["socket.getaddrinfo 'weights.example.org'", "socket.connect '192.0.2.1'"]
+    reached.clear()
+
+
 @pytest.mark.parametrize(
     "arguments", [("--no-such-option",), ("predict",), ("no-such-command",)], ids=["option", "argument", "command"]
 )
