@@ -137,6 +137,7 @@ def random_clip_task(folder: Path, golden: int, seed: int) -> tuple[Path, Path]:
         name="random",
         backbone=CLIP,
         fingerprint=vit.fingerprint(),
+        weights_sha256=vit.weights_sha256(),
         geometry=vit.geometry(PROMPTS),
         preprocess=vit.spec.preprocess,
         pgn=PGN(PgnConfig("resnet10", PROMPTS, LIBRARY, vit.width, vit.spec.image_hw[1])).eval(),

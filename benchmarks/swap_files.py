@@ -55,6 +55,7 @@ def builtin_task(folder: Path) -> Path:
         name="random",
         backbone="builtin",
         fingerprint=vit.fingerprint(),
+        weights_sha256=vit.weights_sha256(),
         geometry=vit.geometry(PROMPTS),
         preprocess=vit.spec.preprocess,
         pgn=PGN(PgnConfig("resnet10", PROMPTS, 64, vit.width, 32)).eval(),

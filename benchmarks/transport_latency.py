@@ -73,6 +73,7 @@ def _runtime(folder: Path, layout: Layout, canvas: CanvasType) -> Runtime:
         name="untrained",
         backbone="builtin",
         fingerprint=vit.fingerprint(),
+        weights_sha256=vit.weights_sha256(),
         geometry=geometry,
         preprocess=vit.spec.preprocess.with_size(geometry.content_hw),
         pgn=PGN(shape, 1.0, vit.spec.preprocess).eval(),

@@ -197,6 +197,7 @@ def _read_checkpoint(path: Path) -> tuple[Sections, list[str]]:
         "facts": {
             "backbone": checkpoint.backbone,
             "fingerprint": checkpoint.fingerprint,
+            "weights_sha256": checkpoint.weights_sha256,
             "geometry": _geometry(checkpoint.geometry),
             "preprocess": checkpoint.preprocess.to_json(),
         },

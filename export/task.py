@@ -13,7 +13,7 @@ import torch
 
 from pgn_edge.bundle import Bundle, Golden, write_bundle
 from pgn_edge.contract import CanvasType, EngineFacts, Precision
-from pgn_edge.errors import CheckpointError, ExportError, InversionError
+from pgn_edge.errors import ExportError, InversionError
 from pgn_edge.export.certificate import Certificate, certify
 from pgn_edge.export.deployed import DeployedPGN
 from pgn_edge.export.inversion import (
@@ -158,13 +158,7 @@ def export_task(
 
 def _matching_vit(checkpoint: Checkpoint, weights: str | Path | None, source: str) -> FrozenViT:
     vit = load_backbone(checkpoint.backbone, weights).vit
-    if vit.fingerprint() != checkpoint.fingerprint:
-        raise CheckpointError(
-            source,
-            expected=f"{checkpoint.backbone} with fingerprint {checkpoint.fingerprint}",
-            got=vit.fingerprint(),
-            do="pass the weights that it was trained with: --weights FILE",
-        )
+    checkpoint.require_vit(vit, source)
     return vit
 
 

@@ -124,6 +124,7 @@ def import_upstream(
         name=options.labels if options.labels and options.labels in DATASETS else source.stem,
         backbone=backbone,
         fingerprint=vit.fingerprint(),
+        weights_sha256=vit.weights_sha256(),
         geometry=geometry,
         preprocess=preprocess,
         pgn=pgn,

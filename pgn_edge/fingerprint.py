@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,20 @@ def vit_fingerprint(arrays: Iterable[np.ndarray]) -> str:
         data = np.ascontiguousarray(array, dtype="<f4")
         digest.update(repr(data.shape).encode())
         digest.update(data.tobytes())
+    return digest.hexdigest()
+
+
+def weights_sha256(tensors: Mapping[str, np.ndarray]) -> str:
+    """sha256 over all weights of a model, by sorted names: two epochs of one model never share it.
+
+    Args:
+        tensors: Arrays by name; each is hashed with its name and shape as little-endian float32 in C order.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        data = np.ascontiguousarray(tensors[name], dtype="<f4")
+        digest.update(f"{name} {data.shape}\n".encode())
+        digest.update(data)
     return digest.hexdigest()
 
 

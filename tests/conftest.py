@@ -86,6 +86,7 @@ def tiny_checkpoint(
         name="tiny",
         backbone="builtin",
         fingerprint=vit.fingerprint(),
+        weights_sha256=vit.weights_sha256(),
         geometry=vit.geometry(PROMPTS),
         preprocess=vit.spec.preprocess,
         pgn=pgn,

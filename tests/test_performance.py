@@ -313,7 +313,8 @@ def tiny_task(model: Any) -> Checkpoint:
     rows = np.random.default_rng(0).standard_normal((3, 24)).astype(np.float32)
     head = Head.text(rows / np.linalg.norm(rows, axis=1, keepdims=True), ("a", "b", "c"), 10.0)
     images = np.zeros((1, 32, 32, 3), np.uint8)
-    return Checkpoint("t", "tiny", vit.fingerprint(), vit.geometry(5), vit.spec.preprocess, pgn, head, images)
+    identity = vit.fingerprint(), vit.weights_sha256()
+    return Checkpoint("t", "tiny", *identity, vit.geometry(5), vit.spec.preprocess, pgn, head, images)
 
 
 @pytest.mark.parametrize("sequence_first", [True, False], ids=["as the paper", "batch first"])

@@ -43,8 +43,9 @@ def folder(golden_images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) 
     torch.manual_seed(1)
     pgn = PGN(PgnConfig("resnet10", PROMPTS, 32, vit.width, 16)).eval()
     head = backbone.zero_shot.head(LABELS, "{}")
+    identity = vit.fingerprint(), vit.weights_sha256()
     checkpoint = Checkpoint(
-        "digits", "builtin", vit.fingerprint(), vit.geometry(PROMPTS), vit.spec.preprocess, pgn, head, golden_images
+        "digits", "builtin", *identity, vit.geometry(PROMPTS), vit.spec.preprocess, pgn, head, golden_images
     )
     save_checkpoint(folder / "ckpt.pt", checkpoint)
     export_task(folder / "ckpt.pt", folder / "task.pgn")

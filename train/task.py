@@ -255,6 +255,7 @@ class _Files:
         }
         shown = Subset(data.validation, spread(len(data.validation), GOLDEN_FRAMES))
         self.golden = read_all(shown, preprocess, left_out)
+        self.weights_sha256 = ""
 
     def forget(self) -> None:
         """Remove the states of an earlier run."""
@@ -264,10 +265,13 @@ class _Files:
     def save(self, model: PromptedViT, history: History) -> None:
         """Write the checkpoint."""
         assert model.pgn is not None
+        # The ViT is frozen, and hashing a large one takes a second, so this is done once a run.
+        self.weights_sha256 = self.weights_sha256 or model.vit.weights_sha256()
         checkpoint = Checkpoint(
             name=self.data.name,
             backbone=self.config.backbone,
             fingerprint=model.vit.fingerprint(),
+            weights_sha256=self.weights_sha256,
             geometry=model.geometry,
             preprocess=self.preprocess,
             pgn=model.pgn,

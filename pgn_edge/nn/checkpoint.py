@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from pgn_edge.errors import DataError, PgnEdgeError
+from pgn_edge.errors import CheckpointError, DataError, PgnEdgeError
 from pgn_edge.geometry import Geometry
 from pgn_edge.heads import Head
 from pgn_edge.nn.pgn import PGN, PgnConfig
 from pgn_edge.nn.tensor_file import key_name, load_tensors, refuse, save_tensors
+from pgn_edge.nn.vit import FrozenViT
 from pgn_edge.preprocess import Preprocess
 from pgn_edge.transport import Transport
 
 FORMAT = "pgn-edge checkpoint"
-SCHEMA = 1
+SCHEMA = 2
 GOLDEN_FRAMES = 32  # at 99 % agreement not one of them may flip
 
 
@@ -31,6 +32,7 @@ class Checkpoint:
         name: short name of the task.
         backbone: the frozen ViT it was trained with, as the user typed it.
         fingerprint: of that ViT.
+        weights_sha256: Digest of all weights of that ViT, 64 hexadecimal digits; see `FrozenViT.weights_sha256`.
         geometry: the canvas.
         preprocess: frame -> image of the PGN.
         pgn: the trained PGN, in evaluation mode.
@@ -42,6 +44,7 @@ class Checkpoint:
     name: str
     backbone: str
     fingerprint: str
+    weights_sha256: str
     geometry: Geometry
     preprocess: Preprocess
     pgn: PGN
@@ -59,6 +62,29 @@ class Checkpoint:
         config = self.provenance.get("config")
         name = config.get("transport") if isinstance(config, Mapping) else None
         return None if name is None else Transport.parse(str(name))
+
+    def require_vit(self, vit: FrozenViT, source: str) -> None:
+        """Refuse a frozen ViT that is not, to the last weight, the one of training.
+
+        Args:
+            vit: Frozen ViT that was loaded for this checkpoint.
+            source: Path of the checkpoint, for the message.
+
+        Raises:
+            CheckpointError: another fingerprint, or the same one with other weights behind it.
+        """
+        own = {
+            "fingerprint": (self.fingerprint, vit.fingerprint()),
+            "weights of sha256": (self.weights_sha256, vit.weights_sha256()),
+        }
+        for what, (expected, got) in own.items():
+            if expected != got:
+                raise CheckpointError(
+                    source,
+                    expected=f"{self.backbone} with {what} {expected}, as in training",
+                    got=got,
+                    do="pass the very file that it was trained with, not another epoch of the model: --weights FILE",
+                )
 
 
 def spread(count: int, most: int) -> np.ndarray:
@@ -87,6 +113,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         "name": checkpoint.name,
         "backbone": checkpoint.backbone,
         "fingerprint": checkpoint.fingerprint,
+        "weights_sha256": checkpoint.weights_sha256,
         "geometry": checkpoint.geometry.to_json(),
         "preprocess": checkpoint.preprocess.to_json(),
         "pgn": asdict(checkpoint.pgn.config),
@@ -122,6 +149,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             name=str(data["name"]),
             backbone=str(data["backbone"]),
             fingerprint=str(data["fingerprint"]),
+            weights_sha256=str(data["weights_sha256"]),
             geometry=Geometry.from_json(data["geometry"]),
             preprocess=Preprocess.from_json(data["preprocess"]),
             pgn=pgn.eval(),

@@ -215,7 +215,9 @@ class LatentPool(nn.Module):
         self.heads = pool.num_heads
         with torch.no_grad():
             query = pool.q(pool.latent) * pool.scale  # (1, 1, d)
-        self.register_buffer("query", query.reshape(self.heads, 1, -1))
+        # Its last bits depend on the machine, so the digest of all weights covers what it is computed from instead.
+        self.register_buffer("query", query.reshape(self.heads, 1, -1), persistent=False)
+        self.latent, self.query_projection = pool.latent, pool.q
         self.query: Tensor
         self.kv, self.out, self.norm, self.mlp = pool.kv, pool.proj, pool.norm, pool.mlp
 

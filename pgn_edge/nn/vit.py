@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pgn_edge.fingerprint import vit_fingerprint
+from pgn_edge.fingerprint import vit_fingerprint, weights_sha256
 from pgn_edge.geometry import Geometry, Layout, whole_rows
 from pgn_edge.heads import Head
 from pgn_edge.preprocess import Preprocess
@@ -108,6 +108,13 @@ class FrozenViT(nn.Module):
         if norm is not None:
             arrays += [norm.weight.detach().cpu().numpy(), norm.bias.detach().cpu().numpy()]
         return vit_fingerprint(arrays)
+
+    def weights_sha256(self) -> str:
+        """sha256 over all weights, the body included: it tells two epochs of one fine-tuning apart.
+
+        The fingerprint cannot do that where the patch projection, the positions and the pre-norm were locked.
+        """
+        return weights_sha256({name: tensor.cpu().numpy() for name, tensor in self.state_dict().items()})
 
     def encode(self, tokens: Tensor) -> Tensor:
         """Patch and prompt tokens with positions added, (B, n, d) -> embedding (B, D)."""

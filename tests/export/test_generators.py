@@ -169,9 +169,9 @@ def test_the_engine_passes_the_ladder(use_tiny_backbone: Backbone, kind: Kind, p
 def export(backbone: Backbone, kind: Kind, folder: Path, precision: str) -> tuple[Any, onnx.ModelProto]:
     case = build(backbone, kind, count=24)
     head = backbone.zero_shot.head(LABELS, "{}")
-    fingerprint = case.vit.fingerprint()
+    identity = case.vit.fingerprint(), case.vit.weights_sha256()
     checkpoint = Checkpoint(
-        "kind", "builtin", fingerprint, case.geometry, case.preprocess, case.pgn, head, case.images, {"seed": 1}
+        "kind", "builtin", *identity, case.geometry, case.preprocess, case.pgn, head, case.images, {"seed": 1}
     )
     save_checkpoint(folder / "ckpt.pt", checkpoint)
     options = ExportOptions(precision=precision, onnx_path=folder / "pgn.onnx")

@@ -189,6 +189,11 @@ def test_drift_is_written_where_it_is_allowed(saboteur: Saboteur, tiny_checkpoin
     assert [rung["passed"] for rung in read_bundle(tmp_path / "task.pgn").parity] == [True, False]
 
 
+def identity(vit: FrozenViT) -> dict[str, str]:
+    """Fields of a checkpoint that say which frozen ViT it belongs to."""
+    return {"fingerprint": vit.fingerprint(), "weights_sha256": vit.weights_sha256()}
+
+
 def change(folder: Path, checkpoint_path: Path, **fields: Any) -> Path:
     """A copy of the checkpoint with other fields."""
     path = folder / "changed.pt"
@@ -204,6 +209,22 @@ def test_a_foreign_backbone_is_refused_with_both_fingerprints(
         export_task(path, tmp_path / "task.pgn")
     assert "cd" * 32 in str(caught.value)
     assert use_tiny_backbone.vit.fingerprint() in str(caught.value)
+    assert not (tmp_path / "task.pgn").exists()
+
+
+def test_another_epoch_of_a_backbone_whose_patch_projection_was_locked_is_refused(
+    tiny_backbone: Backbone, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    later = copy.deepcopy(tiny_backbone)
+    with torch.no_grad():
+        later.vit.body.blocks[0].mlp[0].bias[0] += 0.01
+    assert later.vit.fingerprint() == tiny_backbone.vit.fingerprint()
+    monkeypatch.setattr(pgn_edge.nn.backbones, "_load_builtin", lambda rest, weights: later)
+    with pytest.raises(CheckpointError) as caught:
+        export_task(tiny_checkpoint, tmp_path / "task.pgn")
+    for digest in (tiny_backbone.vit.weights_sha256(), later.vit.weights_sha256()):
+        assert digest in str(caught.value)
+    assert "not another epoch of the model: --weights FILE" in caught.value.do
     assert not (tmp_path / "task.pgn").exists()
 
 
@@ -245,7 +266,7 @@ def ill(tiny_backbone: Backbone, tiny_checkpoint: Path, tmp_path: Path, monkeypa
     """A checkpoint for a ViT whose projection is just too ill-conditioned, which `builtin` means for this test."""
     backbone = with_projection(tiny_backbone, 2e4)
     monkeypatch.setattr(pgn_edge.nn.backbones, "_load_builtin", lambda rest, weights: backbone)
-    return change(tmp_path, tiny_checkpoint, fingerprint=backbone.vit.fingerprint())
+    return change(tmp_path, tiny_checkpoint, **identity(backbone.vit))
 
 
 def test_an_ill_conditioned_projection_is_refused(ill: Path, tmp_path: Path):
@@ -268,7 +289,7 @@ def test_ridge_does_not_overrule_the_ladder(
 ):
     backbone = with_projection(tiny_backbone, 1e12)
     monkeypatch.setattr(pgn_edge.nn.backbones, "_load_builtin", lambda rest, weights: backbone)
-    path = change(tmp_path, tiny_checkpoint, fingerprint=backbone.vit.fingerprint())
+    path = change(tmp_path, tiny_checkpoint, **identity(backbone.vit))
     with pytest.raises(ParityError, match="'torch canvas'"):
         export_task(path, tmp_path / "task.pgn", ExportOptions(ridge=True))
     assert not (tmp_path / "task.pgn").exists()
@@ -299,7 +320,7 @@ def test_tokens_wider_than_patches_need_the_pixel_space(
     def save(space: str, width: int) -> Path:
         pgn = PGN(PgnConfig("resnet10", 8, 16, width, 32, space), 1.0, preprocess).eval()
         fields = {"geometry": geometry, "preprocess": preprocess, "pgn": pgn, "golden_images": images}
-        return change(tmp_path, tiny_checkpoint, fingerprint=vit.fingerprint(), **fields)
+        return change(tmp_path, tiny_checkpoint, **identity(vit), **fields)
 
     options = ExportOptions(precision=precision)
     with pytest.raises(InversionError, match=r"rank 128.*got rank 48.*--library-space pixel"):

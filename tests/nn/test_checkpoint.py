@@ -33,6 +33,7 @@ def make() -> Checkpoint:
         name="pets",
         backbone="builtin",
         fingerprint="ab" * 32,
+        weights_sha256="cd" * 32,
         geometry=Geometry((16, 16), 8, 2),
         preprocess=Preprocess((16, 16), mean=(0.5, 0.4, 0.3)),
         pgn=PGN(PgnConfig("constant", 2, 2, 8, 16)).eval(),
@@ -62,7 +63,7 @@ def test_round_trip(tmp_path: Path, good: bytes):
     path = tmp_path / "good.pt"
     path.write_bytes(good)
     copy, original = load_checkpoint(path), make()
-    for name in ("name", "backbone", "fingerprint", "geometry", "preprocess", "provenance"):
+    for name in ("name", "backbone", "fingerprint", "weights_sha256", "geometry", "preprocess", "provenance"):
         assert getattr(copy, name) == getattr(original, name), name
     assert copy.pgn.config == original.pgn.config
     assert not copy.pgn.training
@@ -228,7 +229,17 @@ def test_the_editor_of_these_tests_makes_good_checkpoints(tmp_path: Path, good: 
     [
         *(
             pytest.param({key: None}, id=f"without {key}")
-            for key in ("name", "fingerprint", "geometry", "preprocess", "pgn", "state", "head", "golden_images")
+            for key in (
+                "name",
+                "fingerprint",
+                "weights_sha256",
+                "geometry",
+                "preprocess",
+                "pgn",
+                "state",
+                "head",
+                "golden_images",
+            )
         ),
         pytest.param({"provenance": None}, id="without provenance"),
         pytest.param({"state": {"library": torch.zeros(3, 8)}}, id="a library of another size"),

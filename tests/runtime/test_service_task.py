@@ -54,6 +54,7 @@ def files(tower: Path, frames: np.ndarray, tmp_path_factory: pytest.TempPathFact
         name="tower",
         backbone=BACKBONE,
         fingerprint=vit.fingerprint(),
+        weights_sha256=vit.weights_sha256(),
         geometry=geometry,
         preprocess=vit.spec.preprocess.with_size(geometry.content_hw),
         pgn=PGN(config, 1.0, vit.spec.preprocess).eval(),

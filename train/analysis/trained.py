@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from pgn_edge.errors import CheckpointError
 from pgn_edge.nn.backbones import load_backbone
 from pgn_edge.nn.checkpoint import Checkpoint, load_checkpoint
 from pgn_edge.nn.vit import Backbone
@@ -61,14 +60,7 @@ def load_trained(
     """
     checkpoint = load_checkpoint(path)
     backbone = load(checkpoint.backbone, weights)
-    fingerprint = backbone.vit.fingerprint()
-    if fingerprint != checkpoint.fingerprint:
-        raise CheckpointError(
-            str(path),
-            expected=f"{checkpoint.backbone} with fingerprint {checkpoint.fingerprint}",
-            got=fingerprint,
-            do="give the weights that it was trained with: --weights FILE",
-        )
+    checkpoint.require_vit(backbone.vit, str(path))
     head = HeadModule(checkpoint.head)
     model = PromptedViT(backbone.vit, checkpoint.pgn, head, checkpoint.geometry, checkpoint.transport)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
