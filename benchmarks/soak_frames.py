@@ -43,8 +43,8 @@ def fragile_bundle(good: Path, path: Path) -> Path:
     model.graph.node.extend(
         [
             helper.make_node("Cast", ["image"], ["fragile light"], to=TensorProto.FLOAT),
-            helper.make_node("ReduceMin", ["fragile light", "fragile pixels"], ["fragile darkest"], keepdims=1),
-            helper.make_node("Sub", ["fragile white", "fragile darkest"], ["fragile room"]),
+            helper.make_node("ReduceMean", ["fragile light", "fragile pixels"], ["fragile mean"], keepdims=1),
+            helper.make_node("Sub", ["fragile white", "fragile mean"], ["fragile room"]),
             helper.make_node("Div", ["fragile room", "fragile room"], ["fragile one"]),
             helper.make_node("Mul", ["fragile whole", "fragile one"], ["canvas"]),
         ]

@@ -9,9 +9,10 @@ import selectors
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def run_build(
     """
     before = available_bytes()
     conversation = _Conversation(progress, log)
-    with _start(request) as process:
+    with _folder() as folder, _start(request, folder) as process:
         try:
             _ask(process, request, onnx_bytes, plan)
             conversation.listen(process)
@@ -58,14 +59,33 @@ def run_build(
     return _outcome(conversation, status, request, before)
 
 
-def _start(request: BuildRequest) -> subprocess.Popen[bytes]:
+@contextlib.contextmanager
+def _folder() -> Iterator[str]:
+    """An empty folder that only this build can see: a graph that names files finds none beside it.
+
+    Python also imports from the child's folder first, and the user's folder may hold an `onnx/`.
+    """
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="pgn-edge-build-", ignore_cleanup_errors=True)
+    except OSError as exc:
+        raise OutputError(
+            tempfile.gettempdir(),
+            expected="room for an empty folder",
+            got=exc.strerror or str(exc),
+            do="free disk space, or set TMPDIR to a folder that you can write to",
+        ) from exc
+    with folder as path:
+        yield path
+
+
+def _start(request: BuildRequest, folder: str) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(  # noqa: S603  # our own module, and no shell
             COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            cwd=os.path.abspath(os.sep),  # python -m imports from its folder first, and the user's may hold an onnx/
+            cwd=folder,
             start_new_session=True,  # Ctrl-C is for this process, which then ends the child
         )
     except OSError as exc:

@@ -246,6 +246,7 @@ def _read(source: str | Path) -> _Graph:
             # protobuf's DecodeError has another home in each protobuf release.
             raise _no_onnx(path, f"{exc}".split("\n")[0], "export it again") from exc
         facts = EngineFacts.from_metadata({prop.key: prop.value for prop in model.metadata_props}, str(path))
+        _refuse_external(model, path)
     if facts.precision == "int8":
         raise EngineError(
             str(path), expected="fp32, fp16 or bf16", got="int8, which is for CPUs", do="export it without --int8"
@@ -255,6 +256,27 @@ def _read(source: str | Path) -> _Graph:
     except IndexError as exc:
         raise _no_onnx(path, "a graph without an input that has a batch", "export it again") from exc
     return _Graph(path.name, data, facts, batch.dim_value if batch.HasField("dim_value") else None)
+
+
+def _refuse_external(model: onnx.ModelProto, path: Path) -> None:
+    """Refuse a graph that names files: the parser would read them, and nobody vouches for the names.
+
+    Raises:
+        EngineError: A tensor, wherever it stands in the model, is external data.
+    """
+    messages: list[Any] = [model]
+    while messages:
+        message = messages.pop()
+        if isinstance(message, onnx.TensorProto) and (message.data_location or message.external_data):
+            raise EngineError(
+                str(path),
+                expected="a graph with its weights inside",
+                got="external data",
+                do="save it as one file, with onnx.save(onnx.load(path), path)",
+            )
+        for field, value in message.ListFields():
+            if field.message_type is not None:
+                messages.extend(value if field.is_repeated else [value])
 
 
 def _no_onnx(path: Path, got: str, do: str) -> EngineError:

@@ -20,6 +20,7 @@ import numpy as np
 from pgn_edge.contract import EngineFacts
 from pgn_edge.errors import BundleError, PgnEdgeError
 from pgn_edge.files import write_bytes
+from pgn_edge.graph_gate import check_graph
 from pgn_edge.heads import Head
 from pgn_edge.mixtures import Profile
 from pgn_edge.npz import npz_arrays, npz_bytes
@@ -113,9 +114,10 @@ def write_bundle(path: str | Path, bundle: Bundle) -> None:
 
     Raises:
         OutputError: the path cannot be written.
-        BundleError: the golden pair does not fit the geometry.
+        BundleError: the golden pair does not fit the geometry, or the graph is none that a device would accept.
     """
     bundle.golden.check(bundle.facts)
+    check_graph(bundle.pgn_onnx, bundle.facts, f"{path}: pgn.onnx")
     golden = bundle.golden
     members = {
         "pgn.onnx": bundle.pgn_onnx,
@@ -154,8 +156,8 @@ def read_bundle(path: str | Path) -> Bundle:
     """Read and verify a task bundle.
 
     Raises:
-        BundleError: not a bundle, a missing, foreign, compressed or oversized member, a byte that changed, or a
-            manifest of another schema.
+        BundleError: not a bundle, a missing, foreign, compressed or oversized member, a byte that changed, a manifest
+            of another schema, or a graph that export would not have written.
     """
     source = str(path)
     members, digest = _read_members(source)
@@ -178,6 +180,7 @@ def read_bundle(path: str | Path) -> Bundle:
             digest=digest,
         )
         bundle.golden.check(bundle.facts)
+        check_graph(bundle.pgn_onnx, bundle.facts, f"{source}: pgn.onnx")
     except PgnEdgeError as exc:
         if isinstance(exc, BundleError) and exc.subject.startswith(source):
             raise

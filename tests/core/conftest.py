@@ -19,6 +19,7 @@ from pgn_edge.geometry import Geometry
 from pgn_edge.heads import Head
 from pgn_edge.mixtures import Profile
 from pgn_edge.preprocess import Preprocess
+from tests.hostile import toy_graph
 
 NvidiaSmi = Callable[[str], None]
 Zipped = Callable[..., bytes]
@@ -43,9 +44,10 @@ def nvidia_smi(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 @pytest.fixture(scope="session")
 def bundle() -> Bundle:
-    """Two golden frames, two classes, and noise in place of an engine."""
+    """Two golden frames, two classes, and the least engine that there is."""
     rng = np.random.default_rng(0)
     geometry, preprocess = Geometry((16, 16), 8, 3), Preprocess((16, 16))
+    facts = EngineFacts("pgn", "builtin", "ab" * 32, geometry, preprocess, "fp32", 20, "canvas")
     golden = Golden(
         images=rng.integers(0, 256, (2, 16, 16, 3), np.uint8),
         prompt_rows=rng.standard_normal((2, 3, 16, 16)).astype(np.float32),
@@ -54,8 +56,8 @@ def bundle() -> Bundle:
     )
     return Bundle(
         name="pets",
-        facts=EngineFacts("pgn", "builtin", "ab" * 32, geometry, preprocess, "fp32", 20, "canvas"),
-        pgn_onnx=rng.bytes(300),
+        facts=facts,
+        pgn_onnx=toy_graph(facts),
         head=Head.linear(rng.standard_normal((2, 4)), np.zeros(2), ("cat", "dög")),
         golden=golden,
         certificate={"rank": 128, "residual": 1e-15},

@@ -70,6 +70,21 @@ send(version=header["request"]["backend"] + " 1.2.3")
     assert sorted(lines) == ["a library's own word", "no JSON at all"]
 
 
+def test_a_build_runs_in_an_empty_folder_of_its_own(child: Child, tmp_path: Path):
+    child("""
+send(progress=[os.getcwd(), 1, 1, oct(os.stat(".").st_mode & 0o777) + str(os.listdir("."))])
+open("scratch", "w").write("left behind by a library")
+open(header["plan"], "wb").write(data)
+send(version="1")
+""")
+    told: list[tuple[str, str]] = []
+    run_build(REQUEST, b"graph", tmp_path / "x.plan", lambda step, done, total, note="": told.append((step, note)))
+    (folder, found) = next((step, note) for step, note in told if note.startswith("0o"))
+    assert found == "0o700[]"
+    assert Path(folder) not in (Path("/"), Path.cwd(), tmp_path)
+    assert not Path(folder).exists()
+
+
 def test_out_of_memory_is_said_with_figures(child: Child, tiny_pair, tmp_path: Path):
     child("""
 open(header["plan"], "wb").write(b"half a pl")

@@ -344,3 +344,15 @@ def test_tensorrt_needs_one_kind_of_gpu(
     with pytest.raises(EngineError, match=says):
         compile_plan(sources["pgn fp16"], tmp_path / "x.plan", CompileOptions("tensorrt"))
     assert not (tmp_path / "x.plan").exists()
+
+
+@pytest.mark.parametrize("location", ["/etc/hostname", "../../../../etc/hostname", "beside.bin"])
+def test_a_graph_that_names_files_is_refused_before_the_parser_reads_them(tiny_pair, tmp_path: Path, location: str):
+    model = onnx.load(tiny_pair.vit)
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT)
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    (tmp_path / "vit.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(EngineError, match="expected a graph with its weights inside, got external data"):
+        compile_plan(tmp_path / "vit.onnx", tmp_path / "vit.plan")

@@ -14,13 +14,18 @@ import torch
 
 from pgn_edge.agreement import FP32_MAX_ABS, compare
 from pgn_edge.bundle import read_bundle
+from pgn_edge.contract import CanvasType, EngineFacts, Precision
 from pgn_edge.errors import InversionError
 from pgn_edge.export.certificate import certify
 from pgn_edge.export.deployed import DeployedPGN
+from pgn_edge.export.graph import OPSET
 from pgn_edge.export.inversion import Projection
+from pgn_edge.export.pgn_graph import PgnGraph, pgn_graphs
 from pgn_edge.export.task import ExportOptions, _invert, export_task
 from pgn_edge.export.ties import TIE_LEVELS, settled
 from pgn_edge.geometry import Geometry, Layout
+from pgn_edge.graph_gate import check_graph
+from pgn_edge.graph_shapes import OTHER_FORMS, RULES
 from pgn_edge.heads import Head
 from pgn_edge.mixtures import COEFFICIENTS
 from pgn_edge.nn.canvas import slot_patches
@@ -29,6 +34,7 @@ from pgn_edge.nn.pgn import PGN, PgnConfig
 from pgn_edge.nn.prompted import embed
 from pgn_edge.nn.vit import Backbone, CanvasViT, FrozenViT
 from pgn_edge.preprocess import Preprocess
+from tests.hostile import assert_read_alike
 
 PROMPTS = 8
 LABELS = tuple("0123456789")
@@ -176,6 +182,31 @@ def export(backbone: Backbone, kind: Kind, folder: Path, precision: str) -> tupl
     save_checkpoint(folder / "ckpt.pt", checkpoint)
     options = ExportOptions(precision=precision, onnx_path=folder / "pgn.onnx")
     return export_task(folder / "ckpt.pt", folder / "task.pgn", options), onnx.load(folder / "pgn.onnx")
+
+
+def written(case: Setup, canvas: CanvasType, precision: Precision, simplified: bool) -> Iterator[PgnGraph]:
+    """The graphs that export writes for a PGN."""
+    inversion = _invert(case.pgn, Projection.of(case.vit, case.geometry), case.codes(), False)
+    deployed = DeployedPGN(case.pgn, case.geometry, case.preprocess, inversion, canvas).eval()
+    facts = EngineFacts("pgn", "builtin", "ab" * 32, case.geometry, case.preprocess, "fp32", OPSET, "canvas", canvas)
+    return pgn_graphs(deployed, facts, case.images, None, precision, simplified)
+
+
+def test_the_gate_for_bundles_lets_every_operator_pass_that_export_writes_and_no_other(tiny_backbone: Backbone):
+    cases: list[tuple[Kind, int, CanvasType, Precision, bool]] = [
+        (Kind("resnet10", mixing="sigmoid", resolution=32), 5, "float32", "fp16", True),
+        (Kind("mlp", library=0, space="pixel", rounded=True, resolution=10), 8, "uint8", "bf16", False),
+        (Kind("resnet10", hidden=5, resolution=24, layout="inset"), 8, "float32", "fp16", False),
+        (Kind("constant", space="pixel"), 5, "float32", "bf16", False),
+    ]
+    found = set()
+    for kind, prompts, canvas, precision, simplified in cases:
+        for graph in written(build(tiny_backbone, kind, prompts, 2), canvas, precision, simplified):
+            data = graph.model.SerializeToString()
+            check_graph(data, graph.facts, str(kind))
+            assert_read_alike(data)
+            found |= {node.op_type for node in graph.model.graph.node}
+    assert found == set(RULES) - OTHER_FORMS
 
 
 def assert_float32_before_the_rounding(model: onnx.ModelProto, mixes: bool) -> None:

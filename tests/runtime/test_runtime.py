@@ -25,6 +25,7 @@ from pgn_edge.nn.checkpoint import load_checkpoint
 from pgn_edge.runtime import Result, Runtime
 from pgn_edge.runtime.engines import FakeEngine, OnnxRuntimeEngine
 from pgn_edge.runtime.result import judge
+from tests.hostile import restated, write_unchecked
 
 FRAMES = 1000
 
@@ -330,8 +331,7 @@ def refused(pair: Any, path: Path, error: type[PgnEdgeError] = PairingError) -> 
 
 
 def test_another_vits_task(tiny_pair, bundle: Bundle, tmp_path: Path):
-    facts = dataclasses.replace(bundle.facts, fingerprint="cd" * 32)
-    message = refused(tiny_pair, forged(tmp_path, bundle, facts=facts))
+    message = refused(tiny_pair, forged(tmp_path, restated(bundle, fingerprint="cd" * 32)))
     assert "fingerprint" in message
     assert "cd" * 32 in message
     assert bundle.facts.fingerprint in message
@@ -346,9 +346,8 @@ def test_another_canvas(tiny_pair):
 
 def test_another_normalisation(tiny_pair, bundle: Bundle, tmp_path: Path):
     preprocess = dataclasses.replace(bundle.facts.preprocess, mean=(0.4, 0.5, 0.5))
-    facts = dataclasses.replace(bundle.facts, preprocess=preprocess)
     # A task may normalise in its own way, but not in another than its file says.
-    assert "image part of the canvas" in refused(tiny_pair, forged(tmp_path, bundle, facts=facts))
+    assert "image part of the canvas" in refused(tiny_pair, forged(tmp_path, restated(bundle, preprocess=preprocess)))
 
 
 def test_swapped_roles(tiny_pair, bundle: Bundle, tmp_path: Path):
@@ -356,9 +355,8 @@ def test_swapped_roles(tiny_pair, bundle: Bundle, tmp_path: Path):
     pgn.write_bytes(bundle.pgn_onnx)
     with pytest.raises(EngineError, match="expected a ViT engine, got a PGN engine"):
         Runtime(pgn, {"a": tiny_pair.task})
-    facts = dataclasses.replace(bundle.facts, role="vit", output="embedding")
-    swapped = forged(tmp_path, bundle, facts=facts, pgn_onnx=tiny_pair.vit.read_bytes())
-    assert "roles" in refused(tiny_pair, swapped)
+    swapped = write_unchecked(tmp_path / "swapped.pgn", restated(bundle, role="vit", output="embedding"))
+    assert "expected the facts of a PGN engine, got role vit" in refused(tiny_pair, swapped, BundleError)
 
 
 def spoilt_golden(bundle: Bundle, name: str, value: Any) -> Any:
@@ -480,8 +478,9 @@ def test_an_output_that_nobody_knows(tiny_pair, bundle: Bundle, tmp_path: Path):
         graph.node.append(helper.make_node("Identity", ["coefficients"], ["mood"]))
         graph.output.append(extra)
 
-    message = refused(tiny_pair, forged(tmp_path, bundle, pgn_onnx=changed_graph(bundle, add)), EngineError)
-    assert "expected only image, canvas, coefficients" in message
+    forged_bundle = dataclasses.replace(bundle, pgn_onnx=changed_graph(bundle, add))
+    message = refused(tiny_pair, write_unchecked(tmp_path / "moody.pgn", forged_bundle), BundleError)
+    assert "mood" in message
 
 
 @pytest.mark.parametrize(
@@ -494,7 +493,8 @@ def test_an_output_that_nobody_knows(tiny_pair, bundle: Bundle, tmp_path: Path):
     ],
 )
 def test_a_pgn_engine_that_is_none(tiny_pair, bundle: Bundle, tmp_path: Path, data: bytes):
-    refused(tiny_pair, forged(tmp_path, bundle, pgn_onnx=data), EngineError)
+    forged_bundle = dataclasses.replace(bundle, pgn_onnx=data)
+    refused(tiny_pair, write_unchecked(tmp_path / "none.pgn", forged_bundle), BundleError)
 
 
 def test_a_damaged_bundle(tiny_pair, tmp_path: Path):

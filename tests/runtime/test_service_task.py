@@ -26,6 +26,7 @@ from pgn_edge.nn.pgn import PGN, PgnConfig
 from pgn_edge.runtime import Runtime
 from pgn_edge.runtime.engines import Engine, ServiceEngine, open_engine
 from pgn_edge.runtime.engines.service_client import ServiceError
+from tests.hostile import restated, toy_graph
 from tests.runtime.embedding_server import FORM_PATH, JSON_PATH, SIDE, WIDTH, EmbeddingServer, write_config
 
 PROMPTS, LIBRARY = 4, 8
@@ -65,20 +66,22 @@ def files(tower: Path, frames: np.ndarray, tmp_path_factory: pytest.TempPathFact
     export_vit(BACKBONE, folder / "vit.onnx", VitOptions(PROMPTS, "inset", canvas="uint8", weights=weights))
     export_task(folder / "ckpt.pt", folder / "task.pgn", ExportOptions(weights=weights, uint8=True))
     task = read_bundle(folder / "task.pgn")
-    write_bundle(folder / "jpeg.pgn", replace(task, facts=replace(task.facts, transport="jpeg:75")))
+    write_bundle(folder / "jpeg.pgn", restated(task, transport="jpeg:75"))
     write_bundle(folder / "float.pgn", with_facts(task, canvas="float32"))
     write_bundle(folder / "append.pgn", with_facts(task, geometry=replace(geometry, layout="append")))
     return folder
 
 
 def with_facts(task: Bundle, **changes: Any) -> Bundle:
-    """It with other facts, and a golden pair of zeros that fits them."""
+    """It with other facts, and the least graph and a golden pair of zeros that fit them."""
     facts = replace(task.facts, **changes)
     geometry, count = facts.geometry, len(task.golden.images)
+    facts = replace(facts, preprocess=facts.preprocess.with_size(geometry.content_hw))
     rows = geometry.rows * geometry.patch, geometry.canvas_hw[1]
     shape = (count, *rows, 3) if facts.canvas == "uint8" else (count, 3, *rows)
     images, prompts = np.zeros((count, *geometry.content_hw, 3), np.uint8), np.zeros(shape, facts.canvas)
-    return replace(task, facts=facts, golden=replace(task.golden, images=images, prompt_rows=prompts))
+    golden = replace(task.golden, images=images, prompt_rows=prompts)
+    return replace(task, facts=facts, pgn_onnx=toy_graph(facts), golden=golden)
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +224,6 @@ def test_what_no_service_can_answer(tower_server: EmbeddingServer, files: Path):
 
 def test_another_task_than_the_config_names_is_checked_too(tower_server: EmbeddingServer, files: Path, tmp_path: Path):
     bundle = read_bundle(files / "task.pgn")
-    other = replace(bundle, facts=replace(bundle.facts, fingerprint="ab" * 32))
-    write_bundle(tmp_path / "other.pgn", other)
+    write_bundle(tmp_path / "other.pgn", restated(bundle, fingerprint="ab" * 32))
     with pytest.raises(PairingError, match="ab" * 32):
         Runtime(config(files, tower_server.url()), {"other": tmp_path / "other.pgn"})

@@ -16,6 +16,7 @@ from pgn_edge import gpu
 from pgn_edge.bundle import read_bundle, write_bundle
 from pgn_edge.errors import BundleError, EngineError, PairingError, PgnEdgeError
 from pgn_edge.runtime import Runtime
+from tests.hostile import restated
 from tests.runtime.conftest import StandIn
 from tests.runtime.tensorrt_stand_in import stand_in as tensorrt_stand_in
 from tests.runtime.test_tensorrt import Machine
@@ -43,8 +44,7 @@ def bundles(tiny_pair, tmp_path: Path) -> dict[str, Path]:
         "of another answer": tmp_path / "wrong.pgn",
     }
     made["damaged"].write_bytes(tiny_pair.task.read_bytes()[:-200])
-    facts = dataclasses.replace(bundle.facts, fingerprint="ab" * 32)
-    write_bundle(made["of another ViT"], dataclasses.replace(bundle, facts=facts))
+    write_bundle(made["of another ViT"], restated(bundle, fingerprint="ab" * 32))
     golden = dataclasses.replace(bundle.golden, embedding=bundle.golden.embedding[:, ::-1].copy())
     write_bundle(made["of another answer"], dataclasses.replace(bundle, golden=golden))
     return made

@@ -23,6 +23,7 @@ from pgn_edge.runtime import Runtime
 from pgn_edge.runtime.engines import OnnxRuntimeEngine
 from pgn_edge.runtime.pairing import check_facts, check_tensors
 from pgn_edge.transport import Transport
+from tests.hostile import restated
 
 
 @pytest.fixture(scope="module")
@@ -107,9 +108,10 @@ def test_another_transport(pixel_pair, bundle: Bundle, task: str, vit: str, says
     check_facts(ours, dataclasses.replace(bundle.facts, transport=vit), "a")
 
 
-def test_another_normalisation(pixel_pair, tiny_pair, bundle: Bundle, forged):
+def test_another_normalisation(pixel_pair, tiny_pair, bundle: Bundle, tmp_path: Path):
     preprocess = dataclasses.replace(bundle.facts.preprocess, std=(0.4, 0.5, 0.5))
-    path = forged(facts=dataclasses.replace(bundle.facts, preprocess=preprocess))
+    path = tmp_path / "other.pgn"
+    write_bundle(path, restated(bundle, preprocess=preprocess))
     with pytest.raises(PairingError, match=r"normalisation: expected mean .*0\.4.*without --uint8"):
         Runtime(pixel_pair.vit, {"a": path})
     # Of floats the task's own will do.
