@@ -17,6 +17,8 @@ from pgn_edge.train.model import HeadModule, require_outputs
 if TYPE_CHECKING:
     from pgn_edge.train.data.dataset import LabelSpace
 
+IMAGENET_CLASSES = 1000
+
 HeadChoice = Literal["zero-shot", "tuned", "linear", "identity", "frequency", "iterative", "prototypes"]
 
 
@@ -59,20 +61,61 @@ def joined_labels(spaces: Sequence[LabelSpace]) -> tuple[str, ...]:
 
 def _own(backbone: Backbone, spaces: Sequence[LabelSpace], labels: tuple[str, ...], *, tuned: bool) -> Head:
     """The frozen model's own head, that of each space beside the others."""
-    heads = [backbone.zero_shot.head(space.labels, space.template) for space in spaces]
+    heads = [_of_space(backbone, space, space.texts or space.labels) for space in spaces]
     if len(heads) == 1:
         return heads[0]
     if heads[0].kind != "text":
         return _select(backbone.zero_shot.outputs(), np.arange(len(labels)), labels)
-    weight = np.concatenate([head.weight for head in heads])
-    if not tuned and len(np.unique(weight, axis=0)) < len(weight):
-        raise DataError(
-            backbone.vit.spec.backbone,
-            expected="a row of its own for each class of the united data sets",
-            got="classes of one name in two of them",
-            do="give them other names or templates, or let the head learn: --head tuned",
-        )
-    return Head.text(weight, labels, heads[0].scale)
+    shared = _shared(heads)
+    try:
+        for number, space in enumerate(spaces):
+            if shared[number].any():
+                heads[number] = _of_space(backbone, space, _told_apart(space, shared[number]))
+    except DataError as exc:
+        if not tuned:
+            raise DataError(
+                backbone.vit.spec.backbone,
+                expected="a row of its own for each class of the united data sets",
+                got="classes of one name in two of them",
+                do="give them other names or templates, or let the head learn: --head tuned",
+            ) from exc
+    return Head.text(np.concatenate([head.weight for head in heads]), labels, heads[0].scale)
+
+
+def _told_apart(space: LabelSpace, shared: np.ndarray) -> tuple[str, ...]:
+    """Names for a text encoder; classes that other data sets have too get the name of theirs: `airplane (resisc45)`."""
+    pairs = zip(space.texts or space.labels, shared, strict=True)
+    return tuple(f"{text} ({space.name})" if both else text for text, both in pairs)
+
+
+def _of_space(backbone: Backbone, space: LabelSpace, texts: tuple[str, ...]) -> Head:
+    """The frozen model's own head over one label space.
+
+    Args:
+        backbone: Frozen ViT with its own head.
+        space: Classes.
+        texts: Names for a text encoder, one for each class.
+    """
+    unique = tuple(dict.fromkeys(texts))
+    head = backbone.zero_shot.head(unique if len(unique) < len(texts) else texts, space.template)
+    if head.kind == "text":
+        rows = head.weight[[head.labels.index(text) for text in texts]]
+        return Head.text(rows, space.labels, head.scale)
+    if space.imagenet:
+        outputs = backbone.zero_shot.outputs()
+        if len(outputs.labels) == IMAGENET_CLASSES:
+            return _select(outputs, np.asarray(space.imagenet), space.labels)
+    return backbone.zero_shot.head(space.labels, space.template)
+
+
+def _shared(heads: Sequence[Head]) -> list[np.ndarray]:
+    """Which rows of each head also stand in another one."""
+    rows = [{row.tobytes() for row in head.weight} for head in heads]
+    found = []
+    for number, head in enumerate(heads):
+        others = set().union(*(rows[other] for other in range(len(heads)) if other != number))
+        found.append(np.array([row.tobytes() in others for row in head.weight]))
+    return found
 
 
 def _zeros(backbone: Backbone, labels: tuple[str, ...]) -> Head:

@@ -120,11 +120,39 @@ def test_each_space_has_its_own_sentences(words: Backbone, choice: str):
     assert head.scale == 7.0
 
 
-def test_classes_that_share_a_row_are_refused_unless_they_learn(words: Backbone):
+def test_class_names_that_two_data_sets_share_are_told_apart_by_the_name_of_the_set(words: Backbone):
     same = (TWO[0], dataclasses.replace(TWO[1], template="a {}"))
+    sentences = ("a cat (pets)", "a dog", "a cat (beasts)", "a lynx", "a wolf")
+    for choice in ("zero-shot", "tuned"):
+        head = make_head(choice, words, same, 0).to_head()
+        np.testing.assert_allclose(head.weight, np.stack([Words.row(s) for s in sentences]), rtol=0, atol=1e-6)
+        assert head.labels == ("pets/cat", "pets/dog", "beasts/cat", "beasts/lynx", "beasts/wolf")
+
+
+def test_a_model_that_cannot_tell_shared_names_apart_lets_only_a_learning_head_share_them(tiny_backbone: Backbone):
+    same = (LabelSpace(("0", "1"), "{}", "left"), LabelSpace(("1", "2"), "{}", "right"))
     with pytest.raises(DataError, match=r"a row of its own for each class.*--head tuned"):
-        make_head("zero-shot", words, same, 0)
-    assert make_head("tuned", words, same, 0).to_head().weight.shape == (5, 128)
+        make_head("zero-shot", tiny_backbone, same, 0)
+    assert make_head("tuned", tiny_backbone, same, 0).to_head().weight.shape == (4, 128)
+
+
+def test_two_classes_of_one_name_have_labels_of_their_own_and_one_text(words: Backbone):
+    labels = ("missile (n03773504)", "tabby cat", "missile (n04008634)")
+    space = LabelSpace(labels, "a {}", "imagenet", texts=("missile", "tabby cat", "missile"))
+    head = make_head("zero-shot", words, (space,), 0).to_head()
+    assert head.labels == labels
+    rows = np.stack([Words.row(f"a {text}") for text in space.texts])
+    np.testing.assert_allclose(head.weight, rows, rtol=0, atol=1e-6)
+
+
+def test_a_classifier_of_imagenets_1000_classes_answers_its_test_sets_with_their_own_outputs():
+    """ImageNet-A has 200 of the classes; the first 200 outputs would be other ones."""
+    torch.manual_seed(0)
+    model = timm_backbone(timm.create_model("test_vit", num_classes=1000).eval(), "timm:test_vit")
+    space = LabelSpace(("stingray", "goldfinch"), "{}", "imagenet-a", imagenet=(6, 11))
+    head = make_head("zero-shot", model, (space,), 0).to_head()
+    np.testing.assert_array_equal(head.weight, rows_of(model)[[6, 11]])
+    assert head.labels == space.labels
 
 
 def test_outputs_are_counted_through_all_spaces(supervised: Backbone):

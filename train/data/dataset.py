@@ -24,11 +24,15 @@ class LabelSpace:
         labels: C class names.
         template: sentence with `{}` for the class name, for text heads.
         name: of the data set that they belong to; tells equal names apart where several are united.
+        texts: Names for text heads, if they differ from the labels; two classes may share one. Empty for the labels.
+        imagenet: Numbers of the classes among ImageNet's 1000, for classifiers that have these; empty for others.
     """
 
     labels: tuple[str, ...]
     template: str
     name: str = ""
+    texts: tuple[str, ...] = ()
+    imagenet: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Parts:
         test: looked at once, at the end.
         validation: only where the usual split has one; it is cut from `train` otherwise.
         note: which part is used as which, where that is not plain; for the user.
+        texts: Names for text heads, as in `LabelSpace`.
+        imagenet: Numbers among ImageNet's classes, as in `LabelSpace`.
     """
 
     labels: tuple[str, ...]
@@ -48,6 +54,8 @@ class Parts:
     test: Samples
     validation: Samples | None = None
     note: str = ""
+    texts: tuple[str, ...] = ()
+    imagenet: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

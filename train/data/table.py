@@ -90,7 +90,8 @@ def _load(name: str, base: Path, template: str | None, reading: Reading) -> Data
                 raise
             do = f"{exc.do}; for a folder of your own write ./{name}"
             raise DataError(exc.subject, expected=exc.expected, got=exc.got, do=do) from exc
-        return assemble(LabelSpace(parts.labels, own or spec.template, name), parts, facts)
+        space = LabelSpace(parts.labels, own or spec.template, name, parts.texts, parts.imagenet)
+        return assemble(space, parts, facts)
     path = base / name
     if name and path.is_dir():
         parts, title = read_folder(path, reading), path.resolve().name

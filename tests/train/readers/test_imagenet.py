@@ -12,6 +12,7 @@ from scipy.io import savemat
 from pgn_edge.errors import DataError
 from pgn_edge.train.data.readers import imagenet
 from pgn_edge.train.data.readers.imagenet import class_names
+from pgn_edge.train.evaluate import class_order
 
 WNIDS = tuple(class_names())
 KIT = "ILSVRC2012_devkit_t12/data"
@@ -52,11 +53,27 @@ def test_class_names_stand_by_their_wordnet_numbers():
     assert {number: names[number] for number in some} == some
 
 
+def test_two_pairs_of_classes_share_a_name_and_still_every_label_is_one_class(tmp_path: Path, tree: Path):
+    join(tmp_path, tree)
+    chosen = tuple(sorted({"n03773504", "n04008634", "n04355933", "n04356056", *WNIDS[:196]}))
+    plant(tmp_path / "imagenet-r", chosen)
+    variant = imagenet.read_r(tmp_path)
+    assert len(set(variant.labels)) == 200
+    assert {"missile (n03773504)", "missile (n04008634)"} < set(variant.labels)
+    assert variant.texts.count("missile") == 2
+    assert [WNIDS[number] for number in variant.imagenet] == list(chosen)
+    plant(tmp_path / "imagenet/val", WNIDS)
+    own = imagenet.read(tmp_path).labels
+    assert len(set(own)) == 1000
+    assert class_order("imagenet.pt", own, variant.labels).tolist() == list(variant.imagenet)
+
+
 def test_val_in_class_folders(tmp_path: Path, tree: Path, pictures, listing: Callable):
     folder = join(tmp_path, tree)
     plant(folder / "val", WNIDS, "ILSVRC2012_val_{}.JPEG")
     parts = listing(imagenet.read, tmp_path)
-    assert parts.labels == tuple(class_names().values())
+    assert parts.texts == tuple(class_names().values())
+    assert parts.imagenet == tuple(range(1000))
     assert parts.validation is None
     for samples in (parts.train, parts.test):
         assert samples.labels.tolist() == list(range(1000))
@@ -175,7 +192,8 @@ def test_variant_alone_has_test_images_alone(tmp_path: Path, pictures, listing: 
     (tmp_path / place / "README.txt").write_text("of the release")
     read, _, file = VARIANTS[place]
     parts = listing(read, tmp_path)
-    assert parts.labels == tuple(class_names()[name] for name in wnids)
+    assert parts.texts == tuple(class_names()[name] for name in wnids)
+    assert len(set(parts.labels)) == len(wnids)
     assert (len(parts.train), parts.train.labels.dtype, parts.validation) == (0, np.int64, None)
     assert parts.test.labels.tolist() == list(range(len(wnids)))
     # The 11th class: as text, folder 10 of V2 would come before folder 2.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -51,7 +52,8 @@ def read(root: Path) -> Parts:
     folder = find_folder(root, PLACES, ("train", "val"), LAYOUT)
     labels = _exactly(find_part(folder, ("train",), LAYOUT), LAYOUT, len(names))
     train = listed(folder / "train", class_items(folder / "train", labels))
-    return Parts(tuple(names.values()), train, _validation(root, find_part(folder, ("val",), LAYOUT), labels))
+    test = _validation(root, find_part(folder, ("val",), LAYOUT), labels)
+    return _parts(tuple(names), train, test)
 
 
 def read_a(root: Path) -> Parts:
@@ -101,7 +103,7 @@ def read_v2(root: Path) -> Parts:
     names = class_names()
     labels = numbered(map(str, range(len(names))))  # by number: sorted as text, 10 comes before 2
     test = listed(folder, class_items(folder, labels))
-    return Parts(tuple(names.values()), _training(root, tuple(names)), test)
+    return _parts(tuple(names), _training(root, tuple(names)), test)
 
 
 @cache
@@ -113,12 +115,28 @@ def class_names() -> Mapping[str, str]:
     return dict(zip(ImageNetInfo("imagenet-1k").label_names(), IMAGENET_CLASSNAMES, strict=True))
 
 
+def _parts(wordnet: Sequence[str], train: Files, test: Files) -> Parts:
+    """A data set of some of ImageNet's classes, each with a label of its own.
+
+    CLIP's authors gave two pairs of classes one name ("missile", "sunglasses"). Their labels hold the WordNet number
+    too, so that every class is found by name in all of ImageNet's test sets; text heads get the name alone.
+    """
+    names = class_names()
+    numbers = {name: index for index, name in enumerate(names)}
+    shared = {text for text, count in Counter(names.values()).items() if count > 1}
+    texts = tuple(names[name] for name in wordnet)
+    labels = []
+    for name, text in zip(wordnet, texts, strict=True):
+        labels.append(f"{text} ({name})" if text in shared else text)
+    return Parts(tuple(labels), train, test, texts=texts, imagenet=tuple(numbers[name] for name in wordnet))
+
+
 def _variant(root: Path, places: Sequence[str], classes: int, layout: str) -> Parts:
     names = class_names()
     folder = find_folder(root, (*places, "."), tuple(names), layout)
     labels = _exactly(folder, layout, classes)
     test = listed(folder, class_items(folder, labels))
-    return Parts(tuple(names[name] for name in labels), _training(root, tuple(labels)), test)
+    return _parts(tuple(labels), _training(root, tuple(labels)), test)
 
 
 def _training(root: Path, wordnet: Sequence[str]) -> Files:
