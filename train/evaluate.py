@@ -25,12 +25,15 @@ class Answers:
         read: (n,) bool, which images could be decoded.
         degraded: (n,) bool, which were read but got no answer, because something was not finite.
         seconds: wall time of decoding and answering.
+        first: (n,) int64 best class among all classes of the subject, those that the data lack too; None if it has no
+            others.
     """
 
     scores: np.ndarray
     read: np.ndarray
     degraded: np.ndarray
     seconds: float
+    first: np.ndarray | None = None
 
     @property
     def answered(self) -> np.ndarray:
@@ -131,6 +134,60 @@ class Flips:
     broken: int
     mended: int
     max_abs: float
+
+
+@dataclass(frozen=True, eq=False)
+class Routing:
+    """Data sets that a subject trained for several of them takes images for.
+
+    Args:
+        asked: Names of the S data sets that the images are of.
+        sets: Names of the R data sets that the subject was trained for.
+        counts: (S, R) int64 answered images by their data set and by that of the best class among all.
+        top1: Share of images with the right class among the classes of all data sets, 0..1.
+    """
+
+    asked: tuple[str, ...]
+    sets: tuple[str, ...]
+    counts: np.ndarray
+    top1: float
+
+    @property
+    def share(self) -> float:
+        """Share of answered images that are taken for their own data set, 0..1; NaN without an answer."""
+        own = sum(int(self.counts[row, self.sets.index(name)]) for row, name in enumerate(self.asked))
+        total = int(self.counts.sum())
+        return own / total if total else math.nan
+
+
+def route(answers: Answers, labels: np.ndarray, own: Sequence[str], wanted: Sequence[str]) -> Routing | None:
+    """Count the data set that each image was taken for.
+
+    Args:
+        answers: Answers to n images.
+        labels: (n,) int64 right classes.
+        own: Class names of the subject, `set/class` each if it was trained for several data sets.
+        wanted: C class names of the data, as the subject calls them.
+
+    Returns:
+        None for a subject of one data set.
+    """
+    sets = tuple(dict.fromkeys(_set_of(name) for name in own))
+    asked = tuple(dict.fromkeys(_set_of(name) for name in wanted))
+    if len(sets) < 2 or not set(asked) <= set(sets) or any("/" not in name for name in own):
+        return None
+    first = answers.chosen if answers.first is None else answers.first
+    names = wanted if answers.first is None else own
+    counts, right = np.zeros((len(asked), len(sets)), np.int64), 0
+    for index in np.flatnonzero(answers.answered):
+        truth, answer = wanted[labels[index]], names[first[index]]
+        counts[asked.index(_set_of(truth)), sets.index(_set_of(answer))] += 1
+        right += truth == answer
+    return Routing(asked, sets, counts, right / max(int(answers.read.sum()), 1))
+
+
+def _set_of(name: str) -> str:
+    return name.partition("/")[0]
 
 
 def measure(answers: Answers, labels: np.ndarray) -> Metrics:
@@ -236,11 +293,27 @@ def class_order(subject: str, own: Sequence[str], wanted: Sequence[str]) -> np.n
             got=f"{len(own)} classes such as {own[0]!r}",
             do="choose the data that it was trained for",
         )
-    if len(index) < len(own) or len(set(wanted)) < len(wanted):
+    unclear = {label for label in wanted if list(own).count(label) > 1}
+    if unclear or len(set(wanted)) < len(wanted):
         raise DataError(
             subject, expected="a name of its own for each class", got="one name for two", do="rename one of the two"
         )
     return np.array([index[label] for label in wanted])
+
+
+def named_by_set(own: Sequence[str], wanted: Sequence[str], data: str) -> tuple[str, ...]:
+    """Class names of the data as a subject calls them.
+
+    Args:
+        own: Class names of the subject.
+        wanted: Class names of the data.
+        data: Name of the data set.
+
+    Returns:
+        `set/class` each, if the subject was trained for several data sets and has all of these; else `wanted`.
+    """
+    longer = tuple(f"{data}/{label}" for label in wanted)
+    return longer if set(longer) <= set(own) else tuple(wanted)
 
 
 def of_classes(scores: np.ndarray, order: np.ndarray) -> np.ndarray:

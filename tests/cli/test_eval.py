@@ -54,6 +54,26 @@ def test_train_eval_export_eval(call, class_folder: Path, tiny_pair, use_tiny_ba
     assert deployed["class_accuracy"] == torch["class_accuracy"]
 
 
+def test_a_pgn_for_two_data_sets_is_judged_on_one_of_them_and_says_where_images_went(
+    call, class_folder: Path, use_tiny_backbone, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "300")
+    other, checkpoint = tmp_path / "other", tmp_path / "both.pt"
+    shutil.copytree(class_folder, other)
+    quick = ("--epochs", 1, "--warm-start", 0, "--batch", 4, "--resolution", 32, "-o", checkpoint)
+    done = call("train", "--data", f"{class_folder},{other}", "--head", "tuned", *quick)
+    assert done.exit_code == 0, done.output
+    alone = json.loads(call("eval", checkpoint, "--data", other, "--split", "train", "--json", "-").stdout)
+    (found,) = alone["subjects"]
+    assert found["routing"]["asked"] == ["other"]
+    assert found["routing"]["sets"] == [class_folder.name, "other"]
+    assert sum(found["routing"]["counts"][0]) == found["images"]
+    both = call("eval", checkpoint, "--data", f"{class_folder},{other}", "--split", "train")
+    assert both.exit_code == 0, both.output
+    assert "Data sets told apart" in both.stdout
+    assert "top-1 among its 4 classes of all data sets" in both.stdout
+
+
 @pytest.fixture
 def hosted(call, class_folder: Path, use_tiny_backbone, tmp_path: Path) -> Path:
     """A checkpoint that was trained for canvases as PNG."""

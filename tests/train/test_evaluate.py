@@ -15,6 +15,8 @@ from pgn_edge.errors import DataError
 from pgn_edge.train.evaluate import (
     Answers,
     class_order,
+    named_by_set,
+    route,
     compare,
     confusion,
     measure,
@@ -144,6 +146,7 @@ def test_no_answer_in_common_has_no_difference():
         pytest.param("abc", "cab", [2, 0, 1], id="another order"),
         pytest.param("abcd", "db", [3, 1], id="some of them"),
         pytest.param("aa", "aa", [0, 1], id="names twice in the same places"),
+        pytest.param("aabc", "cb", [3, 2], id="a name twice that the data do not have"),
     ],
 )
 def test_classes_are_found_by_name(own: str, wanted: str, order: list[int]):
@@ -161,6 +164,43 @@ def test_classes_are_found_by_name(own: str, wanted: str, order: list[int]):
 def test_classes_that_do_not_fit(own: str, wanted: str, says: str):
     with pytest.raises(DataError, match=says):
         class_order("x.pt", tuple(own), tuple(wanted))
+
+
+MULTI = ("red/a", "red/b", "blue/a", "blue/c", "blue/d")
+
+
+def test_one_data_set_of_a_pgn_for_several_is_found_by_its_name():
+    assert named_by_set(MULTI, ("a", "b"), "red") == ("red/a", "red/b")
+    assert named_by_set(MULTI, ("a", "b"), "green") == ("a", "b")
+    assert named_by_set(("a", "b", "c"), ("a", "b"), "red") == ("a", "b")
+
+
+def test_images_of_one_data_set_are_counted_by_the_set_that_they_were_taken_for():
+    """The answers among the set's own classes are all right; among all five, one image goes to the other set."""
+    scores = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.5, 0.5]], np.float32)
+    read = np.array([True, True, True, False])
+    answers = Answers(scores, read, np.zeros(4, bool), 1.0, first=np.array([0, 1, 3, 0]))
+    found = route(answers, np.array([0, 1, 0, 0]), MULTI, ("red/a", "red/b"))
+    assert found is not None
+    assert (found.asked, found.sets) == (("red",), ("red", "blue"))
+    assert found.counts.tolist() == [[2, 1]]
+    assert found.share == pytest.approx(2 / 3)
+    assert found.top1 == pytest.approx(2 / 3)
+
+
+def test_images_of_a_union_are_counted_set_by_set():
+    scores = np.eye(5, dtype=np.float32)[[0, 2, 4, 1]]
+    answers = Answers(scores, np.ones(4, bool), np.zeros(4, bool), 1.0)
+    found = route(answers, np.array([0, 0, 4, 2]), MULTI, MULTI)
+    assert found is not None
+    assert found.counts.tolist() == [[1, 1], [1, 1]]
+    assert (found.share, found.top1) == (0.5, 0.5)
+
+
+def test_a_subject_of_one_data_set_routes_nothing():
+    answers = Answers(np.eye(2, dtype=np.float32), np.ones(2, bool), np.zeros(2, bool), 1.0)
+    assert route(answers, np.array([0, 1]), ("a", "b"), ("a", "b")) is None
+    assert route(answers, np.array([0, 1]), ("black/white", "red"), ("black/white", "red")) is None
 
 
 def test_scores_of_some_classes_sum_to_one_again():

@@ -20,7 +20,7 @@ from pgn_edge.train.analysis.features import Features
 from pgn_edge.train.analysis.figures import INK, SECOND, figure, png
 from pgn_edge.train.analysis.section import Picture, Section
 from pgn_edge.train.analysis.trained import Trained
-from pgn_edge.train.evaluate import class_order, wilson
+from pgn_edge.train.evaluate import class_order, named_by_set, wilson
 from pgn_edge.train.heads import make_head
 from pgn_edge.train.model import HeadModule, PromptedViT
 
@@ -130,7 +130,8 @@ def robustness(trained: Trained, features: Features, number: int, progress: Prog
     """
     title = f"Robustness: {features.name}"
     try:
-        order = class_order(trained.name, trained.labels, features.data.labels)
+        names = named_by_set(trained.labels, features.data.labels, features.name)
+        order = class_order(trained.name, trained.labels, names)
     except DataError:
         return Section(title, ("Left out: the checkpoint was not trained for the classes of these data.",))
     models: dict[str, tuple[nn.Module, np.ndarray]] = {PGN_NAME: (trained.model, order)}

@@ -96,6 +96,9 @@ def _print(report: EvalReport, per_class: bool) -> None:
     flips = words.flips_rows(report)
     if flips:
         print_table("Against the first subject", words.FLIPS_HEADER, flips)
+    routes = words.routing_rows(report)
+    if routes:
+        print_table("Data sets told apart", words.ROUTING_HEADER, routes)
     if per_class:
         print_table("Accuracy of each class", words.class_header(report), words.class_rows(report))
     for line in [*(words.worst(report, judged) for judged in report.subjects), *words.notes(report)]:

@@ -23,6 +23,7 @@ METRICS_HEADER = (
     *("", "runs in", "images", "top-1", "95 % interval", "top-5", "mean of classes", "calibration error"),
     *("-log likelihood", "no answer", "images/s"),
 )
+ROUTING_HEADER = ("", "images of", "taken for their own data set", "taken for others")
 FLIPS_HEADER = ("", "against the first", "right to wrong", "wrong to right", "max abs of scores")
 
 
@@ -86,13 +87,33 @@ def worst(report: EvalReport, judged: Judged) -> str:
 
 
 def notes(report: EvalReport) -> list[str]:
-    """What the tables do not say: subjects that have more classes than the data."""
-    classes = len(report.data.labels)
-    return [
+    """What the tables do not say: top-1 among the classes of several data sets, and classes left out."""
+    lines, classes = [], len(report.data.labels)
+    for judged in report.subjects:
+        if judged.routing is not None:
+            count = judged.classes
+            lines.append(f"{judged.path}: top-1 among its {count} classes of all data sets: {judged.routing.top1:.2%}")
+    lines += [
         f"{judged.path}: of its {judged.classes} classes it chose among the {classes} of the data"
         for judged in report.subjects
         if judged.classes > classes
     ]
+    return lines
+
+
+def routing_rows(report: EvalReport) -> list[tuple[str, ...]]:
+    """Rows under `ROUTING_HEADER`: one for each data set of each subject that was trained for several."""
+    rows: list[tuple[str, ...]] = []
+    for judged in report.subjects:
+        routing = judged.routing
+        if routing is None:
+            continue
+        for name, counts in zip(routing.asked, routing.counts, strict=True):
+            total = max(int(counts.sum()), 1)
+            others = [f"{other} {count}" for other, count in zip(routing.sets, counts, strict=True) if other != name]
+            own = int(counts[routing.sets.index(name)])
+            rows.append((judged.path, name, f"{own} of {total} ({own / total:.1%})", ", ".join(others)))
+    return rows
 
 
 def eval_html(report: EvalReport) -> str:
@@ -109,6 +130,9 @@ def eval_html(report: EvalReport) -> str:
     rows = flips_rows(report)
     if rows:
         parts += [html.heading("Against the first subject"), html.table(FLIPS_HEADER, rows)]
+    routes = routing_rows(report)
+    if routes:
+        parts += [html.heading("Data sets told apart"), html.table(ROUTING_HEADER, routes)]
     for judged in report.subjects:
         parts += _pictures(report, judged)
     parts += [html.heading("Accuracy of each class"), html.table(class_header(report), class_rows(report))]

@@ -18,7 +18,18 @@ from pgn_edge.train.analysis.features import choose
 from pgn_edge.train.data.dataset import DataSet
 from pgn_edge.train.data.samples import Reading, Samples
 from pgn_edge.train.data.table import load_data
-from pgn_edge.train.evaluate import BINS, Answers, Flips, Metrics, class_order, compare, measure
+from pgn_edge.train.evaluate import (
+    BINS,
+    Answers,
+    Flips,
+    Metrics,
+    Routing,
+    class_order,
+    compare,
+    measure,
+    named_by_set,
+    route,
+)
 
 WORST = 3
 
@@ -58,6 +69,7 @@ class Judged:
         answers: what it said.
         metrics: what that is worth.
         flips: against the first subject; None for the first.
+        routing: Data sets that images were taken for; None for a subject of one data set.
     """
 
     path: str
@@ -66,6 +78,7 @@ class Judged:
     answers: Answers
     metrics: Metrics
     flips: Flips | None
+    routing: Routing | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,13 +128,17 @@ def evaluate(
     samples = choose(data, question.split, question.limit)
     with ExitStack() as opened:
         subjects = open_subjects(paths, weights, vit, options or {}, opened, question.transport)
-        orders = [class_order(subject.path, subject.labels, data.labels) for subject in subjects]
-        for subject, order in zip(subjects, orders, strict=True):
+        wanted = [named_by_set(subject.labels, data.labels, data.name) for subject in subjects]
+        pairs = zip(subjects, wanted, strict=True)
+        orders = [class_order(subject.path, subject.labels, names) for subject, names in pairs]
+        for subject, names, order in zip(subjects, wanted, orders, strict=True):
             answers = answer(subject, samples, order, left_out, progress)
             flips = compare(judged[0].answers, answers, samples.labels) if judged else None
             metrics = measure(answers, samples.labels)
+            routing = route(answers, samples.labels, subject.labels, names)
             _count_empty(data, samples, answers.read, left_out)
-            judged.append(Judged(subject.path, subject.where, len(subject.labels), answers, metrics, flips))
+            classes = len(subject.labels)
+            judged.append(Judged(subject.path, subject.where, classes, answers, metrics, flips, routing))
     return EvalReport(question, data, samples, tuple(judged), left_out)
 
 
@@ -177,6 +194,7 @@ def _subject(judged: Judged) -> dict[str, Any]:
         "negative_log_likelihood": _number(metrics.log_likelihood),
         "images_per_s": metrics.images_per_s,
         "flips": None if judged.flips is None else _flips(judged.flips),
+        "routing": None if judged.routing is None else _routing(judged.routing),
     }
 
 
@@ -187,6 +205,16 @@ def _flips(flips: Flips) -> dict[str, Any]:
         "broken": flips.broken,
         "mended": flips.mended,
         "max_abs_score": _number(flips.max_abs),
+    }
+
+
+def _routing(routing: Routing) -> dict[str, Any]:
+    return {
+        "asked": list(routing.asked),
+        "sets": list(routing.sets),
+        "counts": routing.counts.tolist(),
+        "share": _number(routing.share),
+        "top1_among_all_classes": routing.top1,
     }
 
 

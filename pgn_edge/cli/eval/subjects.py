@@ -205,7 +205,8 @@ def answer(subject: Subject, samples: Samples, order: np.ndarray, left_out: Left
     if not read.any():
         raise unreadable(left_out)
     progress(step, count, count)
-    return Answers(of_classes(scores, order), read, degraded, seconds)
+    first = scores.argmax(axis=1) if len(order) < scores.shape[1] else None
+    return Answers(of_classes(scores, order), read, degraded, seconds, first)
 
 
 def _behind(trained: Trained, transport: str | None) -> Trained:
