@@ -15,13 +15,13 @@ from pgn_edge.errors import DataError
 from pgn_edge.train.evaluate import (
     Answers,
     class_order,
-    named_by_set,
-    route,
     compare,
     confusion,
     measure,
+    named_by_set,
     of_classes,
     reliability,
+    route,
     wilson,
 )
 
