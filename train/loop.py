@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -19,12 +19,13 @@ from pgn_edge.progress import Progress, silent
 from pgn_edge.train.board import Board
 from pgn_edge.train.config import Execution, Schedule
 from pgn_edge.train.data.dataset import DataSet
+from pgn_edge.train.data.identity import identity
 from pgn_edge.train.data.samples import Samples
 from pgn_edge.train.distributed import joint_batch_norm, make_accelerator, share_of
 from pgn_edge.train.interrupt import Interrupt
 from pgn_edge.train.loader import EVALUATION_BATCH, TrainLoader, answers
 from pgn_edge.train.pictures import Pictures, unreadable
-from pgn_edge.train.run import Run
+from pgn_edge.train.run import CONTENTS, Run
 
 
 @dataclass
@@ -68,6 +69,7 @@ class Listeners:
         title: of the progress.
         about: what the run is made of beside its schedule; the state of another one is refused.
         left_out: counts images that cannot be read.
+        checkpoint: Path of the file that `on_best` writes; None where it writes none.
     """
 
     progress: Progress = silent
@@ -77,6 +79,7 @@ class Listeners:
     title: str = "training"
     about: Mapping[str, Any] = field(default_factory=dict)
     left_out: LeftOut | None = None
+    checkpoint: Path | None = None
 
 
 NOBODY, ANYWHERE = Listeners(), Execution()
@@ -115,6 +118,8 @@ def fit(
     loader = TrainLoader(Pictures(data.train, preprocess, left_out), schedule, execution.workers, place)
     run = Run(model, loader, accelerator, execution)
     folder = execution.log_dir if accelerator.is_main_process else None
+    if listeners.resume is not None:
+        listeners = replace(listeners, about={**listeners.about, CONTENTS: identity(data)})
     with Interrupt(listeners.resume is not None) as interrupt, Board(folder) as board:
         course = _Course(run, Pictures(data.validation, preprocess, left_out), listeners, execution, board, interrupt)
         with joint_batch_norm(model, accelerator):
@@ -141,6 +146,16 @@ class _Course:
         self.accelerator = run.accelerator
         self.history = History()
         self.saved_s = perf_counter()
+        run.kept = self._kept
+
+    def _kept(self) -> str:
+        """What the checkpoint file holds at this moment, in words."""
+        path = self.listeners.checkpoint
+        if path is None:
+            return ""
+        if self.history.validation:
+            return f"{path} keeps epoch {self.history.best_epoch + 1}, the best so far"
+        return f"{path} is of an earlier run" if path.exists() else "there is no checkpoint yet"
 
     def run_epochs(self) -> History:
         run, history, listeners = self.run, self.history, self.listeners

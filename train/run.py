@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,14 @@ from pgn_edge.nn.tensor_file import load_tensors, save_tensors
 from pgn_edge.nn.vit import FrozenViT
 from pgn_edge.train.augment import light
 from pgn_edge.train.config import Execution
+from pgn_edge.train.data.identity import difference
 from pgn_edge.train.distributed import add_gradients
 from pgn_edge.train.loader import Part, TrainLoader
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+CONTENTS = "contents of the data"  # key of what `identity` says of them
 SERIES = ("loss", "validation", "images_per_s", "waiting")  # of a history: one number for each epoch
 
 
@@ -47,6 +49,7 @@ class Run:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = accelerator.prepare_optimizer(self._optimizer())
         self.losses: list[float] = []  # of the steps of this epoch
+        self.kept: Callable[[], str] = str  # says what the checkpoint file holds, for a run that diverges
         self.done = 0
 
     def _optimizer(self) -> torch.optim.Optimizer:
@@ -113,7 +116,8 @@ class Run:
             raise self._diverged("finite weights", f"NaN or Inf in {bad[0]}")
 
     def _diverged(self, expected: str, got: str) -> TrainingError:
-        do = "lower --lr; the best checkpoint so far is kept"
+        kept = self.kept()
+        do = f"lower --lr; {kept}" if kept else "lower --lr"
         return TrainingError("training", expected=expected, got=f"{got} at step {self.done}", do=do)
 
     def rate(self) -> float:
@@ -185,8 +189,7 @@ class Run:
             raise _foreign(path, "the state of this very run", got) from exc
 
     def _own(self, about: Mapping[str, Any]) -> dict[str, Any]:
-        images = len(self.loader.pictures.samples)
-        return {**about, **asdict(self.schedule), "training images": images, "steps": self.steps}
+        return {**about, **asdict(self.schedule), "steps": self.steps}
 
     def release(self) -> None:
         """Bring the model back to the CPU, in evaluation mode."""
@@ -227,6 +230,11 @@ def _require_shapes(what: str, found: Mapping[str, Any], own: Mapping[str, Tenso
 
 
 def _require_same(path: Path, found: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    if CONTENTS in own:
+        changed = difference(found.get(CONTENTS), own[CONTENTS])
+        if changed is not None:
+            do = "bring back the data that the run began with, or leave --resume out"
+            raise TrainingError(str(path), expected=changed[0], got=changed[1], do=do)
     for name, value in own.items():
         if name not in found or found[name] != value:
             before = f"{name} {found.get(name, 'of this release')}"

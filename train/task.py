@@ -114,6 +114,7 @@ def train_task(
         resume=files.state,
         about=about,
         left_out=left_out,
+        checkpoint=path,
     )
     history = fit(model, data, preprocess, schedule, listeners, execution)
     if accelerator.is_main_process:

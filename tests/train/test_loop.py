@@ -178,8 +178,17 @@ def test_the_state_of_more_data_is_refused(state: Path, bar_data: DataSet, bar_p
         bar_data,
         train=Arrays(*(np.concatenate([a, a]) for a in (bar_data.train.images, bar_data.train.labels)), "more"),
     )
-    with pytest.raises(TrainingError, match="training images 24, got training images 48"):
+    with pytest.raises(TrainingError, match="expected 24 training images, got 48; bring back the data"):
         fit(linear(), more, bar_preprocess, SHORT, Listeners(resume=state))
+
+
+def test_the_state_of_a_run_whose_class_was_renamed_is_refused(
+    state: Path, bar_data: DataSet, bar_preprocess: Preprocess
+):
+    labels = tuple(sorted((*bar_data.labels[1:], "zebra")))
+    renamed = replace(bar_data, spaces=(replace(bar_data.spaces[0], labels=labels),))
+    with pytest.raises(TrainingError, match=r"expected class '.*' in place 1, got '.*'; bring back the data"):
+        fit(linear(), renamed, bar_preprocess, SHORT, Listeners(resume=state))
 
 
 def test_the_state_of_another_model_is_refused(state: Path, bar_data: DataSet, bar_preprocess: Preprocess):
@@ -255,6 +264,25 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_best(
         fit(Fuse(after=4), bar_data, bar_preprocess, SHORT, listeners)
     assert len(kept) == 1
     assert load_tensors(path)["history"]["validation"] == kept
+
+
+@pytest.mark.parametrize(
+    ("after", "earlier", "says"),
+    [
+        pytest.param(4, True, "nan at step 4; lower --lr; {path} keeps epoch 1, the best so far", id="after an epoch"),
+        pytest.param(1, True, "nan at step 1; lower --lr; {path} is of an earlier run", id="an earlier run's file"),
+        pytest.param(1, False, "nan at step 1; lower --lr; there is no checkpoint yet", id="no file"),
+    ],
+)
+def test_a_run_that_diverges_says_whose_checkpoint_is_left(
+    bar_data: DataSet, bar_preprocess: Preprocess, tmp_path: Path, after: int, earlier: bool, says: str
+):
+    path = tmp_path / "ckpt.pt"
+    if earlier:
+        path.write_bytes(b"")
+    with pytest.raises(TrainingError) as caught:
+        fit(Fuse(after), bar_data, bar_preprocess, SHORT, Listeners(checkpoint=path))
+    assert str(caught.value).endswith(says.format(path=path))
 
 
 def test_a_huge_rate_is_divergence(bar_data: DataSet, bar_preprocess: Preprocess):

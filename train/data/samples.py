@@ -164,15 +164,16 @@ class Joined:
 
     def read(self, index: int) -> np.ndarray:
         """As `Samples.read`."""
-        source, own = self._find(index)
+        source, own = self.find(index)
         return source.read(own)
 
     def name(self, index: int) -> str:
         """As its source calls it."""
-        source, own = self._find(index)
+        source, own = self.find(index)
         return source.name(own)
 
-    def _find(self, index: int) -> tuple[Samples, int]:
+    def find(self, index: int) -> tuple[Samples, int]:
+        """The source that an image comes from, and its index there."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         which = int(np.searchsorted(self._ends, index, side="right"))
