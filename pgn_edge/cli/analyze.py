@@ -51,6 +51,14 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> t
     callback=_numbers,
     help="Library tokens of the gallery.  [default: the eight most used]",
 )
+@click.option(
+    "--linear-probe",
+    "probe_images",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Compare robustness with a linear probe on N training images of each data set.  [default: no probe]",
+)
 @white_option
 @strict_option
 @weights_option

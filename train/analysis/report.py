@@ -44,6 +44,7 @@ class Looked:
         limit: most images of each, evenly from the split.
         weights: of the backbone.
         tokens: Library tokens of the gallery; empty for the most used ones.
+        probe_images: Training images of each data set for a linear probe in the tables of robustness; 0 for no probe.
         white: Value of white in image files of 16 bits a channel; None as for `pgn_edge.images.read_image`.
     """
 
@@ -54,6 +55,7 @@ class Looked:
     limit: int = 1000
     weights: str | None = None
     tokens: tuple[int, ...] = ()
+    probe_images: int = 0
     white: int | None = None
 
 
@@ -89,7 +91,7 @@ def analyze(
             str(folder), expected="a folder that can be made", got=exc.strerror or str(exc), do="choose another"
         ) from exc
     features = [gather(trained, data, samples, progress, left_out) for data, samples in sets]
-    sections = _sections(trained, features, looked.tokens, progress)
+    sections = _sections(trained, features, looked, progress)
     pictures = [picture for section in sections for picture in section.pictures]
     for picture in pictures:
         write_bytes(folder / f"{picture.name}.png", picture.png)
@@ -121,17 +123,16 @@ def _load(looked: Looked, reading: Reading) -> list[tuple[DataSet, Samples]]:
     return sets
 
 
-def _sections(
-    trained: Trained, features: Sequence[Features], tokens: Sequence[int], progress: Progress
-) -> list[Section]:
-    spoilt = [robustness(trained, each, number, progress) for number, each in enumerate(features)]
+def _sections(trained: Trained, features: Sequence[Features], looked: Looked, progress: Progress) -> list[Section]:
+    probe_images = looked.probe_images
+    spoilt = [robustness(trained, each, number, progress, probe_images) for number, each in enumerate(features)]
     done = []
     looks = [partial(attention, trained, each, number) for number, each in enumerate(features)]
     makers: tuple[Callable[[], Section], ...] = (
         lambda: clusters(features),
         lambda: maps(features),
         lambda: library_usage(trained, features),
-        lambda: gallery(trained, features, tokens),
+        lambda: gallery(trained, features, looked.tokens),
         *looks,
     )
     for number, make in enumerate(makers):

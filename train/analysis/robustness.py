@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import cv2
@@ -17,9 +17,12 @@ from pgn_edge.nn.checkpoint import spread
 from pgn_edge.preprocess import Preprocess
 from pgn_edge.progress import Progress
 from pgn_edge.train.analysis.features import Features
-from pgn_edge.train.analysis.figures import INK, SECOND, figure, png
+from pgn_edge.train.analysis.figures import GREY, INK, SECOND, figure, png
 from pgn_edge.train.analysis.section import Picture, Section
 from pgn_edge.train.analysis.trained import Trained
+from pgn_edge.train.baselines.probe import linear_probe
+from pgn_edge.train.data.dataset import DataSet
+from pgn_edge.train.data.samples import Subset
 from pgn_edge.train.evaluate import class_order, named_by_set, wilson
 from pgn_edge.train.heads import make_head
 from pgn_edge.train.model import HeadModule, PromptedViT
@@ -32,8 +35,8 @@ BATCH = 64
 SEED = 0
 GREY_LEVEL = 127
 GAP = 12  # of the mosaic: a twelfth of an image
-PGN_NAME, FROZEN_NAME = "PGN + ViT", "frozen ViT"
-COLOURS = {PGN_NAME: INK, FROZEN_NAME: SECOND}
+PGN_NAME, FROZEN_NAME, PROBE_NAME = "PGN + ViT", "frozen ViT", "linear probe"
+COLOURS = {PGN_NAME: INK, FROZEN_NAME: SECOND, PROBE_NAME: GREY}
 
 Corrupt = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]  # (H, W, 3) uint8 -> the same
 
@@ -119,7 +122,7 @@ def spoil(images: np.ndarray, name: str, strength: float) -> np.ndarray:
     )
 
 
-def robustness(trained: Trained, features: Features, number: int, progress: Progress) -> Section:
+def robustness(trained: Trained, features: Features, number: int, progress: Progress, probe_images: int = 0) -> Section:
     """A table of accuracies, clean and under every corruption.
 
     Args:
@@ -127,6 +130,9 @@ def robustness(trained: Trained, features: Features, number: int, progress: Prog
         features: of one data set; the section is left out where its classes are not those of the checkpoint.
         number: of the data set among all, for names of files.
         progress: listener.
+        probe_images: Training images of these data that a linear probe on the frozen ViT learns from; 0 for no probe.
+
+    Source: Loedeman et al., BMVC 2024, who show a linear probe beside the PGN on ImageNet's test sets.
     """
     title = f"Robustness: {features.name}"
     try:
@@ -141,6 +147,13 @@ def robustness(trained: Trained, features: Features, number: int, progress: Prog
         models[FROZEN_NAME] = (_frozen(trained, head), np.arange(len(order)))
     except DataError as exc:
         notes.append(f"The frozen ViT alone is left out: {exc}")
+    if probe_images:
+        try:
+            progress(f"linear probe for {features.name}", 0, 1)
+            models[PROBE_NAME] = (_frozen(trained, _probe(trained, features.data, probe_images)), np.arange(len(order)))
+            progress(f"linear probe for {features.name}", 1, 1)
+        except DataError as exc:
+            notes.append(f"The linear probe is left out: {exc}")
     some = spread(len(features.labels), MOST_IMAGES)
     images, labels = features.images[some], features.labels[some]
 
@@ -181,6 +194,13 @@ def predict(model: nn.Module, images: np.ndarray, preprocess: Preprocess, order:
 def _frozen(trained: Trained, head: HeadModule) -> PromptedViT:
     model = PromptedViT(trained.model.vit, None, head, trained.checkpoint.geometry)
     return model.eval().to(trained.device)
+
+
+def _probe(trained: Trained, data: DataSet, most: int) -> HeadModule:
+    """A linear probe on some training images of the data; ImageNet's test sets have ImageNet's, if it is there."""
+    data.require_training()
+    chosen = Subset(data.train, spread(len(data.train), most))
+    return HeadModule(linear_probe(trained.model.vit, replace(data, train=chosen), trained.checkpoint.preprocess))
 
 
 def _table(

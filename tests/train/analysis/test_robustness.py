@@ -10,11 +10,14 @@ import pytest
 import torch
 
 from pgn_edge.heads import Head
+from pgn_edge.nn.checkpoint import spread
 from pgn_edge.progress import silent
 from pgn_edge.train.analysis.features import Features
 from pgn_edge.train.analysis.robustness import CORRUPTIONS, predict, robustness, spoil
 from pgn_edge.train.analysis.trained import Trained
+from pgn_edge.train.baselines.probe import linear_probe
 from pgn_edge.train.data.dataset import LabelSpace
+from pgn_edge.train.data.samples import Subset
 from pgn_edge.train.model import HeadModule, PromptedViT
 
 
@@ -96,6 +99,24 @@ def test_each_column_is_computed_by_its_own_model_in_the_class_order_of_the_data
     data = replace(features.data, spaces=(LabelSpace(("bare", "prompted"), "{}"),))
     all_prompted = replace(features, data=data, labels=np.ones(24, np.int64))
     assert robustness(divided, all_prompted, 0, silent).facts["clean"] == {"PGN + ViT": 1, "frozen ViT": 0}
+
+
+def test_a_linear_probe_stands_beside_the_pgn_as_in_the_papers_table(trained: Trained, features: Features):
+    section = robustness(trained, features, 0, silent, probe_images=20)
+    assert section.table is not None
+    assert section.table[0][2:] == ("PGN + ViT", "frozen ViT", "linear probe")
+    some = replace(features.data, train=Subset(features.data.train, spread(24, 20)))
+    head = linear_probe(trained.model.vit, some, trained.checkpoint.preprocess)
+    expected = (head.logits(features.frozen).argmax(axis=1) == features.labels).mean()
+    assert section.facts["clean"]["linear probe"] == pytest.approx(expected)
+
+
+def test_data_without_training_images_have_no_linear_probe(trained: Trained, features: Features):
+    data = replace(features.data, train=Subset(features.data.train, np.zeros(0, np.int64)))
+    section = robustness(trained, replace(features, data=data), 0, silent, probe_images=20)
+    assert section.table is not None
+    assert section.table[0][2:] == ("PGN + ViT", "frozen ViT")
+    assert any(note.startswith("The linear probe is left out") for note in section.notes)
 
 
 def test_classes_that_the_frozen_model_cannot_name(trained: Trained, features: Features):
