@@ -125,7 +125,10 @@ class EngineFacts:
             ours = {key.removeprefix(PREFIX): value for key, value in metadata.items() if key.startswith(PREFIX)}
         except TypeError as exc:  # protobuf gives bytes where a text is not UTF-8
             raise _unreadable(source, "metadata that is not UTF-8") from exc
-        data = {key: parse_json(value, f"{source}: pgn_edge.{key}", EngineError, EXPORT_AGAIN) for key, value in ours.items()}
+        data = {
+            key: parse_json(value, f"{source}: pgn_edge.{key}", EngineError, EXPORT_AGAIN)
+            for key, value in ours.items()
+        }
         return cls.from_json(data, source)
 
 

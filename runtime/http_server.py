@@ -7,13 +7,15 @@ import ipaddress
 import socket
 import threading
 from contextlib import suppress
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import monotonic
 from typing import Any
+from urllib.parse import urlsplit
 
 from pgn_edge.errors import OutputError
 
-MOST_CONNECTIONS = 16  # at a time; one more is closed at once
+MOST_CONNECTIONS = 16  # at a time; one more takes the place of the longest silent stranger, or is closed at once
 TIMEOUT_S = 5.0  # for a client that says nothing, or takes nothing
 REQUEST_S = 10.0  # for a whole request: a client that says a byte now and then never runs into the other one
 POLL_S = 0.1  # between two looks whether it is closed
@@ -21,9 +23,22 @@ CLOSE_S = 1.5  # for answers that are cut off to notice it
 
 
 class QuietHandler(BaseHTTPRequestHandler):
-    """A request whose error is one line of plain text, and that prints nothing."""
+    """A request whose error is one line of plain text, and that prints nothing.
+
+    Attributes:
+        token: Token of the service; empty for a service that only this machine may ask.
+    """
 
     timeout = TIMEOUT_S
+    token = ""
+
+    def do_GET(self) -> None:
+        """Answer a request; services do better than this."""
+        self.send_error(501)
+
+    def do_HEAD(self) -> None:
+        """Answer as for GET; `answer` leaves the body out."""
+        self.do_GET()
 
     def answer(self, status: int, kind: str, body: bytes, **headers: str) -> None:
         """Send a whole answer.
@@ -40,7 +55,8 @@ class QuietHandler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Answer what cannot be read as a request."""
@@ -51,6 +67,19 @@ class QuietHandler(BaseHTTPRequestHandler):
         """Say that the request is read whole, so that its deadline is over."""
         assert isinstance(self.server, _Server)
         self.server.heard(self.connection)
+
+    def admit(self) -> None:
+        """Say that the client may ask, so that a newcomer never takes its place."""
+        assert isinstance(self.server, _Server)
+        self.server.admit(self.connection)
+
+    def is_for_us(self) -> bool:
+        """Whether the Host header names this machine, where no token tells clients apart.
+
+        A page of another site can make its own name point to 127.0.0.1 and then read answers from there (DNS
+        rebinding). The Host header keeps that name.
+        """
+        return bool(self.token) or is_loopback(host_name(self.headers.get("Host", "")))
 
     def version_string(self) -> str:
         """Give away no versions."""
@@ -83,6 +112,7 @@ class HttpService:
             )
         if not token.isascii() or not token.isprintable() or " " in token:
             raise OutputError(subject, expected="a token of plain characters", got="others", do="choose another")
+        handler = type(handler.__name__, (handler,), {"token": token})
         try:
             self._server = _Server(host, port, handler)
         except (OSError, OverflowError, UnicodeError) as exc:
@@ -116,9 +146,32 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def host_name(host: str) -> str:
+    """Name in a Host header, without port and brackets; empty for a header that is no host."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
 def same(given: str, expected: str) -> bool:
     """Compare secrets in constant time: else the time of a refusal would tell how much of a guess is right."""
     return hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode())
+
+
+@dataclass
+class _Client:
+    """An open connection.
+
+    Args:
+        since_s: Time of its arrival, of the monotonic clock.
+        deadline_s: Time at which its request must be whole; infinite once it is.
+        admitted: Whether it may ask.
+    """
+
+    since_s: float
+    deadline_s: float
+    admitted: bool = False
 
 
 class _Server(ThreadingHTTPServer):
@@ -127,28 +180,33 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, host: str, port: int, handler: type[QuietHandler]) -> None:
         self.address_family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        self._free = threading.BoundedSemaphore(MOST_CONNECTIONS)
         self._changed = threading.Condition()
-        self._deadline_s: dict[socket.socket, float] = {}  # of each open connection; infinite once it was heard
+        self._clients: dict[socket.socket, _Client] = {}
         super().__init__((host, port), handler)
 
     def heard(self, request: socket.socket) -> None:
         with self._changed:
-            self._deadline_s[request] = float("inf")
+            if request in self._clients:
+                self._clients[request].deadline_s = float("inf")
+
+    def admit(self, request: socket.socket) -> None:
+        with self._changed:
+            if request in self._clients:
+                self._clients[request].admitted = True
 
     def cut_off(self) -> None:
         """End all connections, and wait a moment for those who serve them."""
         with self._changed:
-            for request in self._deadline_s:
+            for request in self._clients:
                 _shutdown(request)
-            self._changed.wait_for(lambda: not self._deadline_s, CLOSE_S)
+            self._changed.wait_for(lambda: not self._clients, CLOSE_S)
 
     def service_actions(self) -> None:
         """Cut off whoever takes too long to ask; called every `POLL_S`."""
         now = monotonic()
         with self._changed:
-            for request, deadline_s in self._deadline_s.items():
-                if deadline_s < now:
+            for request, client in self._clients.items():
+                if client.deadline_s < now:
                     _shutdown(request)
 
     def server_bind(self) -> None:
@@ -159,11 +217,12 @@ class _Server(ThreadingHTTPServer):
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._free.acquire(blocking=False):
+        if not self._make_room():
             self.shutdown_request(request)
             return
         with self._changed:
-            self._deadline_s[request] = monotonic() + REQUEST_S
+            now = monotonic()
+            self._clients[request] = _Client(now, now + REQUEST_S)
         try:
             super().process_request(request, client_address)
         except BaseException:  # no thread could be started
@@ -179,11 +238,23 @@ class _Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away in mid-answer is no news either."""
 
+    def _make_room(self) -> bool:
+        """Whether one more connection fits; if not, the longest silent one that was never admitted is cut off."""
+        with self._changed:
+            if len(self._clients) < MOST_CONNECTIONS:
+                return True
+            strangers = [request for request, client in self._clients.items() if not client.admitted]
+            if not strangers:
+                return False
+            oldest = min(strangers, key=lambda request: self._clients[request].since_s)
+            _shutdown(oldest)  # its thread reads the end at once, and goes
+            del self._clients[oldest]
+            return True
+
     def _forget(self, request: socket.socket) -> None:
         with self._changed:
-            self._deadline_s.pop(request, None)
+            self._clients.pop(request, None)
             self._changed.notify_all()
-        self._free.release()
 
 
 def _shutdown(request: socket.socket) -> None:

@@ -81,7 +81,10 @@ class MetricsServer:
         class Handler(QuietHandler):
             def do_GET(self) -> None:  # noqa: N802
                 self.heard()
-                if server._allows(self.headers.get("Authorization", "")):
+                if not self.is_for_us():
+                    self.answer(403, "text/plain", b"this address is for this machine: ask it as localhost\n")
+                elif server._allows(self.headers.get("Authorization", "")):
+                    self.admit()
                     status, kind, text = server._answer(self.path.partition("?")[0])
                     self.answer(status, kind, text.encode())
                 else:

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from pgn_edge import __version__
+from pgn_edge.cli import standard_output
 from pgn_edge.errors import MissingExtraError, PgnEdgeError
 
 # What a command needs beyond the base install.
@@ -39,7 +40,7 @@ class _Group(click.Group):
         except (click.exceptions.Exit, click.ClickException, click.Abort):
             raise
         except Exception as exc:
-            if ctx.params["debug"]:
+            if ctx.params["debug"] or standard_output.is_lost(exc):
                 raise
             click.echo(f"pgn-edge: {' '.join(_message(exc, ctx.invoked_subcommand).split())}", err=True)
             ctx.exit(1)
@@ -64,16 +65,21 @@ def main() -> None:
     """Entry point of `pgn-edge`."""
     # A polite kill unwinds like an exception, so that temporary files are removed.
     signal.signal(signal.SIGTERM, _on_terminate)
+    standard_output.prepare()
     status: object = 0
     try:
         cli(prog_name="pgn-edge")
     except SystemExit as exc:
         status = exc.code
+    except OSError as exc:
+        if not standard_output.is_lost(exc):
+            raise
+        status = standard_output.report(exc)
+    code = standard_output.flush(status if isinstance(status, int) else int(status is not None))
+    with contextlib.suppress(OSError, AttributeError):  # stderr is None if the caller closed it
+        sys.stderr.flush()
     # Every file is closed by now. Python would go on for seconds, taking torch and its compiler apart object by object.
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # whoever read it may be gone
-            stream.flush()
-    os._exit(status if isinstance(status, int) else int(status is not None))
+    os._exit(code)
 
 
 def _on_terminate(number: int, frame: FrameType | None) -> None:

@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from pgn_edge.runtime.http_server import MOST_CONNECTIONS, QuietHandler, is_loopback, same
+from pgn_edge.runtime.http_server import MOST_CONNECTIONS, QuietHandler, same
 from pgn_edge.runtime.web.pictures import MOST_FPS, Pictures
 
 MOST_STREAMS = MOST_CONNECTIONS // 2  # the rest is for the page itself and its numbers
@@ -113,6 +113,7 @@ class _Handler(QuietHandler):
         try:
             query = _query(query_text)
             self._authorise(path, query)
+            self.admit()
             act(path, query)
         except RequestError as refusal:
             self.answer(refusal.status, TEXT, f"{refusal.text}\n".encode(errors="replace"), **refusal.headers)
@@ -120,7 +121,7 @@ class _Handler(QuietHandler):
     def _authorise(self, path: str, query: dict[str, list[str]]) -> None:
         token = self.site.token
         if not token:
-            if not is_loopback(_host_name(self.headers.get("Host", ""))):
+            if not self.is_for_us():
                 raise RequestError(403, "this page is for this machine: open it as localhost, or start it with a token")
             return
         if same(self.headers.get("Authorization", ""), f"Bearer {token}"):
@@ -175,6 +176,8 @@ class _Handler(QuietHandler):
             self.send_response(200)
             self.send_header("Content-Type", f"multipart/x-mixed-replace; boundary={BOUNDARY}")
             self.end_headers()
+            if self.command == "HEAD":
+                return
             self.wfile.write(f"--{BOUNDARY}\r\n".encode())
             self._send_pictures(camera, picture)
         finally:
@@ -222,14 +225,6 @@ def _query(text: str) -> dict[str, list[str]]:
         return parse_qs(text, max_num_fields=8)
     except ValueError as exc:
         raise RequestError(400, "too many parameters") from exc
-
-
-def _host_name(host: str) -> str:
-    """The name in a Host header, without port and brackets."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
 
 
 def _place(origin: str) -> str:
