@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 from typing import Any
 
 import numpy as np
 
 from pgn_edge.errors import MissingExtraError
+from pgn_edge.plots import plot_name, render_png
 from pgn_edge.runtime.bench import BenchReport
 from pgn_edge.runtime.bench_report import TITLES, title
 from pgn_edge.runtime.bench_tax import extra_token_ms, medians
@@ -75,7 +75,7 @@ def stages_png(report: BenchReport) -> bytes:
     axes.set_xlabel("median latency (ms)")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=6, frameon=False, fontsize=9)
     _quiet(axes)
-    return _png(figure)
+    return render_png(figure)
 
 
 def histograms_png(report: BenchReport) -> bytes:
@@ -106,7 +106,7 @@ def histograms_png(report: BenchReport) -> bytes:
         _quiet(axes)
     for axes in panels[len(names) :]:
         axes.set_visible(False)
-    return _png(figure)
+    return render_png(figure)
 
 
 def timeline_png(report: BenchReport) -> bytes:
@@ -121,7 +121,9 @@ def timeline_png(report: BenchReport) -> bytes:
     for name in [name for name in ("chain.total", *report.parts) if name in report.samples_ms]:
         colour = _colour(report, name)
         starts = report.samples.starts_s[name]
-        axes.plot(starts, report.samples_ms[name], color=colour, linewidth=0.9, alpha=0.85, label=title(name))
+        axes.plot(
+            starts, report.samples_ms[name], color=colour, linewidth=0.9, alpha=0.85, label=plot_name(title(name))
+        )
         axes.axhline(report.stats[name].p50, color=colour, linewidth=1, linestyle="--")
     axes.set_xlabel("time since the first round (s)")
     axes.set_ylabel("latency (ms)")
@@ -129,7 +131,7 @@ def timeline_png(report: BenchReport) -> bytes:
     axes.set_ylim(bottom=0)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False, fontsize=9)
     _quiet(axes)
-    return _png(figure)
+    return render_png(figure)
 
 
 def _bars(report: BenchReport) -> list[tuple[str, float, list[tuple[str, float]]]]:
@@ -171,9 +173,3 @@ def _quiet(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, axis="both", color="#e6e9ec", linewidth=0.8)
     axes.set_axisbelow(True)
-
-
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()

@@ -13,6 +13,7 @@ import numpy as np
 
 from pgn_edge import html
 from pgn_edge.files import write_text
+from pgn_edge.plots import plot_name
 from pgn_edge.train.analysis.figures import GREY, INK, figure, png
 from pgn_edge.train.baselines.contenders import CONTENDERS
 from pgn_edge.train.evaluate import wilson
@@ -168,7 +169,7 @@ def _plot(rows: Sequence[Mapping[str, Any]]) -> bytes:
     reach = np.abs(ends.T - middle)
     place = np.arange(len(rows))[::-1]
     axes.errorbar(100 * middle, place, xerr=100 * reach, fmt="o", color=INK, ecolor=GREY, capsize=3)
-    axes.set_yticks(place, [row["name"] for row in rows])
+    axes.set_yticks(place, [plot_name(row["name"]) for row in rows])
     axes.set(xlabel="top-1 accuracy, %", ylim=(-0.6, len(rows) - 0.4))
     axes.grid(axis="x", color="#d9dee3")
     return png(drawn)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pgn_edge.plots import plot_name
 from pgn_edge.train.analysis.features import Features, flat_mixtures
 from pgn_edge.train.analysis.figures import colours, figure, png
 from pgn_edge.train.analysis.section import Picture, Section
@@ -153,7 +154,7 @@ def _scatter(groups: dict[str, np.ndarray], everything: Sequence[np.ndarray]) ->
     x, y = np.concatenate(everything).T
     axes.scatter(x, y, s=6, color="#d9dee3", linewidths=0)
     for colour, (name, places) in zip(colours(len(groups)), groups.items(), strict=True):
-        axes.scatter(places[:, 0], places[:, 1], s=10, color=colour, label=name, linewidths=0)
+        axes.scatter(places[:, 0], places[:, 1], s=10, color=colour, label=plot_name(name), linewidths=0)
     axes.set(xticks=[], yticks=[])
     if named:
         drawn.legend(loc="outside right upper", markerscale=2, fontsize=8, frameon=False)

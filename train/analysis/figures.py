@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 from typing import TYPE_CHECKING, Any
 
 from pgn_edge.errors import MissingExtraError
+from pgn_edge.plots import render_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,10 +34,8 @@ def figure(width: float, height: float) -> Figure:
 
 
 def png(drawn: Figure) -> bytes:
-    """The figure as a PNG."""
-    out = io.BytesIO()
-    drawn.savefig(out, format="png")
-    return out.getvalue()
+    """The figure as a PNG, its texts as they are written."""
+    return render_png(drawn)
 
 
 def colours(count: int) -> list[Any]:

@@ -12,6 +12,7 @@ from pgn_edge.errors import DataError
 from pgn_edge.mixtures import entropies, usage
 from pgn_edge.nn.pgn import PGN
 from pgn_edge.nn.vit import FrozenViT
+from pgn_edge.plots import plot_name
 from pgn_edge.preprocess import Preprocess
 from pgn_edge.train.analysis.features import Features
 from pgn_edge.train.analysis.figures import colours, figure, png
@@ -164,7 +165,7 @@ def _curve(shares: dict[str, np.ndarray]) -> Figure:
     drawn = figure(7, 3.6)
     axes = drawn.subplots()
     for colour, (name, share) in zip(colours(len(shares)), shares.items(), strict=True):
-        axes.plot(np.arange(1, len(share) + 1), 100 * share, color=colour, label=name)
+        axes.plot(np.arange(1, len(share) + 1), 100 * share, color=colour, label=plot_name(name))
     count = len(next(iter(shares.values())))
     axes.axhline(100 / count, color="#57606a", linestyle=":", linewidth=1)
     axes.set(xlabel="library tokens, most used first", ylabel="share of use, %", xlim=(0, count + 1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import numpy as np
 from pgn_edge import html
 from pgn_edge.cli.demo import NAMES
 from pgn_edge.contract import EngineFacts
+from pgn_edge.plots import render_png
 from pgn_edge.runtime.annotate import canvas_picture
 from pgn_edge.runtime.bench import BenchReport
 from pgn_edge.runtime.bench_plots import histograms_png
@@ -76,14 +76,14 @@ def demo_html(
             html.paragraph(INTRODUCTION),
             html.heading("Accuracy on the test split"),
             html.table(("", "top-1"), [(NAMES[key], f"{value:.1%}") for key, value in accuracy.items()]),
-            html.picture(_png(_bars(accuracy)), f"Accuracy on {len(test)} handwritten digits"),
+            html.picture(render_png(_bars(accuracy)), f"Accuracy on {len(test)} handwritten digits"),
             html.heading("What the frozen engine sees"),
             html.picture(canvas_strip(samples), "Canvases of test frames: the image, and under it the prompt patches"),
             html.paragraph("Answer (truth) of each: " + ", ".join(f"{s.result.label} ({s.truth})" for s in samples)),
             html.heading("Where it errs"),
-            html.picture(_png(_confusion(test.labels, answer, labels)), "Confusion matrix of the fp16 runtime"),
+            html.picture(render_png(_confusion(test.labels, answer, labels)), "Confusion matrix of the fp16 runtime"),
             html.heading("How it learned"),
-            html.picture(_png(_curves(trained)), f"Training of {trained.seconds:.0f} s"),
+            html.picture(render_png(_curves(trained)), f"Training of {trained.seconds:.0f} s"),
             html.heading("Parity ladder"),
             html.table(("rung", "max abs", "cosine", "top-1 flips", ""), parity),
             html.heading("Certificate of the inversion"),
@@ -148,12 +148,6 @@ def _figure(width: float, height: float) -> tuple[Figure, Any]:
 
     figure = Figure(figsize=(width, height), layout="constrained", dpi=120)
     return figure, figure.subplots()
-
-
-def _png(figure: Figure) -> bytes:
-    out = io.BytesIO()
-    figure.savefig(out, format="png")
-    return out.getvalue()
 
 
 def _word(rung: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from pgn_edge import html
 from pgn_edge.cli.eval.run import WORST, EvalReport, Judged
+from pgn_edge.plots import plot_name
 from pgn_edge.train.analysis.figures import INK, SECOND, figure, png
 from pgn_edge.train.evaluate import BINS, Answers, Reliability, confusion
 
@@ -194,10 +195,10 @@ def _confusion(counts: np.ndarray, labels: Sequence[str]) -> Figure:
             if count:
                 colour = "white" if share[row, column] > 0.5 else "black"
                 axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
-        ticks = range(len(labels))
-        axes.set(xticks=ticks, yticks=ticks, yticklabels=labels)
-        long = max(map(len, labels)) > 2
-        axes.set_xticklabels(labels, rotation=90 if long else 0)
+        ticks, names = range(len(labels)), [plot_name(label) for label in labels]
+        axes.set(xticks=ticks, yticks=ticks, yticklabels=names)
+        long = max(map(len, names)) > 2
+        axes.set_xticklabels(names, rotation=90 if long else 0)
     return drawn
 
 
