@@ -89,7 +89,7 @@ class EngineFacts:
                 source,
                 expected=f"an engine exported by pgn-edge (facts of schema {SCHEMA})",
                 got=f"schema {data['schema']!r}" if "schema" in data else "no pgn_edge facts",
-                do="make it with: pgn-edge export-vit BACKBONE -o vit.onnx",
+                do="make it with: pgn-edge export-vit BACKBONE; or describe a foreign engine: pgn-edge probe -o FILE",
             )
         try:
             facts = cls(

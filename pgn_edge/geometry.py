@@ -98,6 +98,20 @@ class Geometry:
         """Number of canvas patches that hold the image."""
         return (self.content_hw[0] // self.patch) * self.grid_hw[1]
 
+    def takes(self, task: Geometry) -> bool:
+        """Whether an engine of this canvas reads the canvas of a task.
+
+        An `inset` canvas has the stock size and the stock positions, whatever the number of prompts. So an engine
+        without prompt slots, or one made for another `inset` task, reads it as it is.
+
+        Args:
+            task: Canvas of the task.
+        """
+        if self == task:
+            return True
+        stock = self.prompts == 0 or self.layout == "inset"
+        return stock and task.layout == "inset" and (self.image_hw, self.patch) == (task.image_hw, task.patch)
+
     def require_engine(self) -> None:
         """Refuse slots that an engine could not read.
 

@@ -43,7 +43,7 @@ def check_facts(vit: EngineFacts, task: EngineFacts, task_name: str) -> None:
     pairs: dict[str, tuple[object, object, str]] = {
         "roles": (("vit", "pgn"), (vit.role, task.role), OTHER_VIT),
         "ViT fingerprint": (task.fingerprint, vit.fingerprint, OTHER_VIT),
-        "canvas": (task.geometry, vit.geometry, OTHER_VIT),
+        "canvas": (task.geometry, task.geometry if vit.geometry.takes(task.geometry) else vit.geometry, OTHER_VIT),
         "canvas type": (task.canvas, vit.canvas, OTHER_TYPE[task.canvas]),
         "transport": (task.transport, vit.transport, f"export the task {carried}"),
     }

@@ -56,6 +56,9 @@ FILE = click.Path(dir_okay=False, path_type=Path)
     help="Load the plan of this sha256 although it has no sidecar. A plan is code: know where it comes from.",
 )
 @click.option("--html", type=FILE, help="Write a page.")
+@click.option(
+    "-o", "--facts", "facts_file", type=FILE, help="Write the facts of a foreign engine: a file that --vit takes."
+)
 @json_option
 def probe(engine: str, html: Path | None, as_json: bool, **given: Any) -> None:
     """Find out what an engine takes, from inputs and outputs alone, and the settings to train for.
@@ -66,8 +69,9 @@ def probe(engine: str, html: Path | None, as_json: bool, **given: Any) -> None:
     from pgn_edge.runtime.engines import EngineOptions
     from pgn_edge.runtime.probe import ProbeOptions, run_probe
 
-    if html is not None:
-        require_writable(html)
+    for path in (html, given["facts_file"]):
+        if path is not None:
+            require_writable(path)
     names = ("provider", "threads", "gpu")
     opened = EngineOptions(**{name: given.pop(name) for name in names}, trusted=frozenset(given.pop("trusted")))
     options = ProbeOptions(engine=opened, **given)
@@ -77,10 +81,13 @@ def probe(engine: str, html: Path | None, as_json: bool, **given: Any) -> None:
         write_text(html, report.to_html())
     if as_json:
         print_json(report.to_json())
-        return
-    _print_report(report)
-    if html is not None:
-        click.echo(str(html))
+    else:
+        _print_report(report)
+    if report.refusal is not None:
+        raise report.refusal
+    if not as_json:
+        for path in filter(None, (html, options.facts_file)):
+            click.echo(str(path))
 
 
 def _print_report(report: Report) -> None:

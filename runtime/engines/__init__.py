@@ -10,7 +10,10 @@ from pgn_edge.bundle import Bundle
 from pgn_edge.errors import EngineError
 from pgn_edge.runtime.cuda import Cuda
 from pgn_edge.runtime.engines.base import DeviceEngine, Engine, EngineOptions, TensorSpec
+from pgn_edge.runtime.engines.facts_file import SUFFIX as FACTS
+from pgn_edge.runtime.engines.facts_file import read_facts_file
 from pgn_edge.runtime.engines.fake import FakeEngine
+from pgn_edge.runtime.engines.foreign import ForeignEngine
 from pgn_edge.runtime.engines.onnx_runtime import OnnxRuntimeEngine
 from pgn_edge.runtime.engines.onnx_runtime_gpu import OrtGpuEngine
 from pgn_edge.runtime.engines.plan import Plan, read_plan
@@ -21,11 +24,14 @@ from pgn_edge.runtime.engines.triton import TritonEngine
 from pgn_edge.runtime.engines.triton_options import PREFIX as TRITON
 from pgn_edge.runtime.engines.triton_options import TritonOptions
 
+PLANS = (".plan", ".engine", ".trt")  # of TensorRT, by the habits of pgn-edge, trtexec and ultralytics, and torch2trt
+
 __all__ = [
     "DeviceEngine",
     "Engine",
     "EngineOptions",
     "FakeEngine",
+    "ForeignEngine",
     "OnnxRuntimeEngine",
     "OrtGpuEngine",
     "ServiceEngine",
@@ -44,9 +50,10 @@ def open_engine(path: str | Path, options: EngineOptions | None = None) -> Engin
     """Open an engine by its file name, by the address of a served model, or by the config of a service.
 
     Args:
-        path: an `.onnx` file, a `.plan` with its sidecar beside it, the `.toml` of an embedding service, see
-            `read_service`, or `triton+http://host:port/model` and its like, see `TritonAddress`; its secrets come from
-            the environment, see `TritonOptions.from_environment`.
+        path: Path of an `.onnx` file, of a plan (`.plan`, `.engine` or `.trt`), of the facts file of a foreign engine
+            (`vit.facts.json`, see `read_facts_file`) or of an embedding service's `.toml`, see `read_service`; or an
+            address such as `triton+http://host:port/model`, see `TritonAddress`, with secrets from the environment,
+            see `TritonOptions.from_environment`.
         options: provider, threads and GPU.
 
     Raises:
@@ -62,7 +69,9 @@ def open_engine(path: str | Path, options: EngineOptions | None = None) -> Engin
         if options.provider == "cpu":
             return OnnxRuntimeEngine(path, str(path), options.threads)
         return OrtGpuEngine(path, str(path), options)
-    if suffix == ".plan":
+    if suffix == FACTS:
+        return _foreign(path, options)
+    if suffix in PLANS:
         if options.provider != "cpu":
             raise EngineError(
                 str(path),
@@ -73,7 +82,8 @@ def open_engine(path: str | Path, options: EngineOptions | None = None) -> Engin
         return _on_tensorrt(read_plan(path, options.trusted), options, None)
     raise EngineError(
         str(path),
-        expected="an .onnx file, a .plan file, a service's .toml or triton+http://host:port/model",
+        expected="an .onnx, .plan, .engine or .trt file, a vit.facts.json, a service's .toml or an address such as "
+        "triton+http://host:port/model",
         got=repr(suffix),
         do="export it: pgn-edge export-vit BACKBONE; and for a GPU: pgn-edge compile vit.onnx",
     )
@@ -113,6 +123,22 @@ def _served(where: str, options: EngineOptions) -> Engine:
             do="leave the provider out: the server chooses where the ViT runs",
         )
     return TritonEngine(where, TritonOptions.from_environment()) if where.startswith(TRITON) else ServiceEngine(where)
+
+
+def _foreign(path: str | Path, options: EngineOptions) -> Engine:
+    """The engine that a facts file describes."""
+    file = read_facts_file(path)
+    suffix = Path(file.engine).suffix
+    if not file.served and suffix not in (".onnx", *PLANS):
+        expected = "the facts of an .onnx, a plan or a served model"
+        raise EngineError(str(path), expected=expected, got=file.engine, do="name that file as the engine itself")
+    # Whoever wrote the facts named this very plan, as a sidecar does.
+    engine = open_engine(file.engine, replace(options, trusted=options.trusted | {file.sha256}))
+    try:
+        return ForeignEngine(engine, file)
+    except BaseException:
+        engine.close()
+        raise
 
 
 def _on_tensorrt(plan: Plan, options: EngineOptions, cuda: Cuda | None) -> TensorRtEngine:

@@ -18,8 +18,16 @@ from pgn_edge.runtime.engines.base import Provider, TensorSpec, check_binding, c
 TYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
     "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+    "tensor(uint16)": np.uint16,
+    "tensor(int16)": np.int16,
+    "tensor(uint32)": np.uint32,
+    "tensor(int32)": np.int32,
+    "tensor(uint64)": np.uint64,
     "tensor(int64)": np.int64,
+    "tensor(bool)": np.bool_,
 }
 
 
@@ -185,7 +193,7 @@ def _spec(value: Any, name: str) -> TensorSpec:
             f"{name}: {value.name}",
             expected=f"one of {', '.join(TYPES)}",
             got=value.type,
-            do="export it with pgn-edge export-vit",
+            do="export the image encoder alone, with tensors of numbers",
         )
     shape = tuple(size if isinstance(size, int) else None for size in value.shape)
     return TensorSpec(shape, np.dtype(TYPES[value.type]))

@@ -13,7 +13,20 @@ from pgn_edge.contract import PREFIX
 from pgn_edge.errors import EngineError, PairingError
 from pgn_edge.runtime.engines.base import TensorSpec
 
-TYPES = {"FP32": np.float32, "FP16": np.float16, "UINT8": np.uint8, "INT64": np.int64}
+TYPES = {
+    "FP32": np.float32,
+    "FP16": np.float16,
+    "FP64": np.float64,
+    "UINT8": np.uint8,
+    "INT8": np.int8,
+    "UINT16": np.uint16,
+    "INT16": np.int16,
+    "UINT32": np.uint32,
+    "INT32": np.int32,
+    "UINT64": np.uint64,
+    "INT64": np.int64,
+    "BOOL": np.bool_,
+}
 NAMES = {np.dtype(kind): name for name, kind in TYPES.items()}
 
 

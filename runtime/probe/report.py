@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pgn_edge.errors import EngineError
 from pgn_edge.html import heading, page, paragraph, table
 from pgn_edge.runtime.probe.finding import Finding
 from pgn_edge.runtime.probe.settings import Settings
@@ -15,12 +16,13 @@ class Report:
     """What `run_probe` found.
 
     Args:
-        engine: as the user typed it.
-        device: where it runs.
-        calls: that were made.
-        findings: in the order in which they are told.
-        disagreements: between findings and the facts that the engine carries; empty where it has none.
-        settings: to train for.
+        engine: Engine as the user typed it.
+        device: Device that it runs on.
+        calls: Number of calls that were made.
+        findings: Findings in the order in which they are told.
+        disagreements: Differences between findings and the facts that the engine carries; empty where it has none.
+        settings: Settings to train for.
+        refusal: Reason why no facts file was written although one was asked for.
     """
 
     engine: str
@@ -29,6 +31,7 @@ class Report:
     findings: tuple[Finding, ...]
     disagreements: tuple[str, ...]
     settings: Settings
+    refusal: EngineError | None = None
 
     def answer(self, what: str) -> str:
         """The answer to a question that was asked."""

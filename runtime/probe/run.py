@@ -12,14 +12,16 @@ from pgn_edge.contract import PREFIX, EngineFacts
 from pgn_edge.errors import EngineError
 from pgn_edge.progress import Progress, silent
 from pgn_edge.runtime.engines import EngineOptions, open_engine
+from pgn_edge.runtime.engines.facts_file import write_facts_file
 from pgn_edge.runtime.engines.service_config import read_service
 from pgn_edge.runtime.probe.engine import EngineSubject
 from pgn_edge.runtime.probe.facts import disagreements
-from pgn_edge.runtime.probe.interview import AnySubject, interview
+from pgn_edge.runtime.probe.interview import AnySubject, Interview, interview
 from pgn_edge.runtime.probe.known import Known, golden_pair, reference_answers
+from pgn_edge.runtime.probe.proof import proven_facts, proven_tensors
 from pgn_edge.runtime.probe.report import Report
 from pgn_edge.runtime.probe.service import ServiceSubject
-from pgn_edge.runtime.probe.settings import Probed, settings
+from pgn_edge.runtime.probe.settings import Probed, Settings, settings
 from pgn_edge.runtime.probe.subject import MOST_CALLS
 
 QUIET_S = 2.0  # of a probe that ends within, nobody hears
@@ -37,6 +39,7 @@ class ProbeOptions:
         seed: Seed of the test pictures.
         engine: Options with which engines are opened.
         output: Name of the engine's output that holds the embedding; empty to look for it.
+        facts_file: Path to write the facts of a foreign engine to, see `read_facts_file`; None to write none.
     """
 
     task: str | Path | None = None
@@ -46,6 +49,7 @@ class ProbeOptions:
     seed: int = 0
     engine: EngineOptions = field(default_factory=EngineOptions)
     output: str = ""
+    facts_file: str | Path | None = None
 
 
 def run_probe(engine: str | Path, options: ProbeOptions = ProbeOptions(), progress: Progress = silent) -> Report:
@@ -59,6 +63,7 @@ def run_probe(engine: str | Path, options: ProbeOptions = ProbeOptions(), progre
     Raises:
         EngineError: it cannot be opened, takes no picture, or does not answer.
         BundleError: the task is damaged.
+        OutputError: the facts file cannot be written.
     """
     known = _known(engine, options)
     likely = [*filter(None, [options.size_hw]), *(one.size_hw for one in known)]
@@ -77,6 +82,9 @@ def run_probe(engine: str | Path, options: ProbeOptions = ProbeOptions(), progre
         known=told.compared.known,
     )
     advice = settings(told.findings, probed)
+    refusal = None
+    if options.facts_file is not None:
+        refusal = _write_facts(options.facts_file, subject, told, advice)
     return Report(
         engine=str(engine),
         device=subject.device,
@@ -84,7 +92,22 @@ def run_probe(engine: str | Path, options: ProbeOptions = ProbeOptions(), progre
         findings=told.findings,
         disagreements=() if facts is None else disagreements(told.findings, facts, best),
         settings=advice,
+        refusal=refusal,
     )
+
+
+def _write_facts(path: str | Path, subject: AnySubject, told: Interview, advice: Settings) -> EngineError | None:
+    """Write the facts that were proven, or give the reason why there are none."""
+    if not isinstance(subject, EngineSubject):
+        do = "name its bundle in the service's .toml: it needs no facts file"
+        return EngineError(str(path), expected="an engine", got="a service", do=do)
+    compared = told.compared
+    try:
+        facts = proven_facts(told.findings, advice, compared.known, compared.trials, subject.eight_bit)
+    except EngineError as exc:
+        return exc
+    write_facts_file(path, subject.name, proven_tensors(subject), facts)
+    return None
 
 
 def _known(engine: str | Path, options: ProbeOptions) -> list[Known]:

@@ -123,8 +123,10 @@ def _commands(options: Mapping[str, str], probed: Probed) -> tuple[str, ...]:
     export = f"pgn-edge export ckpt.pt{' --uint8' * eight_bit}{transport} -o task.pgn"
     commands = [f"{train}{transport} -o ckpt.pt", export]
     if not probed.service and probed.facts is None:
-        commands.append(f"pgn-edge export-vit {backbone} {shape}{' --input uint8' * eight_bit} -o vit.onnx")
-        return (*commands, "pgn-edge predict IMAGE --vit vit.onnx --task task.pgn")
+        # A stock engine proves the facts for inset. Only a task itself proves those of an append engine.
+        proof = "--task task.pgn" if options["layout"] == "append" else "--reference STOCK"
+        commands.append(f"pgn-edge probe --engine {probed.engine} {proof} -o vit.facts.json")
+        return (*commands, "pgn-edge predict IMAGE --vit vit.facts.json --task task.pgn")
     return (*commands, f"pgn-edge predict IMAGE --vit {probed.engine} --task task.pgn")
 
 
@@ -149,8 +151,8 @@ def _notes(sure: Mapping[str, str], options: Mapping[str, str], probed: Probed) 
         ),
         (
             not probed.service and probed.facts is None,
-            "it carries no facts of pgn-edge, which the runtime asks for: the last two lines put the same backbone in "
-            "its place",
+            "it carries no facts of pgn-edge, which the runtime asks for: -o writes those that are proven, and the file "
+            "takes its place as --vit",
         ),
         (probed.service, f'name both in {probed.engine}: task = "task.pgn", transport = "{options["transport"]}"'),
         (
