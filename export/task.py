@@ -13,7 +13,7 @@ import torch
 
 from pgn_edge.bundle import Bundle, Golden, write_bundle
 from pgn_edge.contract import CanvasType, EngineFacts, Precision
-from pgn_edge.errors import ExportError, InversionError
+from pgn_edge.errors import ExportError, GeometryError, InversionError
 from pgn_edge.export.certificate import Certificate, certify
 from pgn_edge.export.deployed import DeployedPGN
 from pgn_edge.export.inversion import (
@@ -34,11 +34,12 @@ from pgn_edge.export.synthetic import SYNTHETIC
 from pgn_edge.export.task_ladder import DISTANCE_FRAMES, Deployment, climb, golden_pair
 from pgn_edge.files import require_writable, write_bytes
 from pgn_edge.fingerprint import sha256_file
+from pgn_edge.geometry import whole_rows
 from pgn_edge.mixtures import Profile
 from pgn_edge.nn.backbones import load_backbone
 from pgn_edge.nn.checkpoint import Checkpoint, load_checkpoint
 from pgn_edge.nn.pgn import PGN
-from pgn_edge.nn.vit import FrozenViT
+from pgn_edge.nn.vit import FrozenViT, Positions
 from pgn_edge.transport import Transport
 
 
@@ -55,6 +56,8 @@ class ExportOptions:
         simplify: run onnxsim over the graph, and refuse if an output changes.
         uint8: whether the canvas is of 8 bits, for ViT engines that normalise it themselves; for a pixel library alone.
         transport: what such a canvas goes through on its way, see `Transport.parse`; empty for no loss.
+        positions: Filter with which the engine interpolates its position table to a taller canvas; None for engines
+            that pgn-edge exports, which leave the table alone. For append tasks whose prompts fill whole rows.
 
     Raises:
         ExportError: a transport of a canvas of floats.
@@ -69,6 +72,7 @@ class ExportOptions:
     simplify: bool = False
     uint8: bool = False
     transport: str = ""
+    positions: Positions | None = None
 
     def __post_init__(self) -> None:
         if self.transport and not self.uint8:
@@ -126,6 +130,8 @@ def export_task(
     vit = _matching_vit(checkpoint, options.weights, str(checkpoint_path))
     if options.uint8:
         _require_pixels(checkpoint, vit)
+    if options.positions is not None:
+        checkpoint, vit = _stretched(checkpoint, vit, options.positions)
     proof = _prove(checkpoint, vit, options)
     rungs = tuple(proof.ladder.rungs)
     if not options.allow_drift:
@@ -160,6 +166,28 @@ def _matching_vit(checkpoint: Checkpoint, weights: str | Path | None, source: st
     vit = load_backbone(checkpoint.backbone, weights).vit
     checkpoint.require_vit(vit, source)
     return vit
+
+
+def _stretched(checkpoint: Checkpoint, vit: FrozenViT, positions: Positions) -> tuple[Checkpoint, FrozenViT]:
+    """Task and ViT for an engine that interpolates its positions: it takes the whole canvas for one picture.
+
+    Inversion then subtracts the positions that the engine adds in the prompt slots, as for an inset canvas.
+
+    Raises:
+        GeometryError: no append task, or prompts that do not fill whole rows: such an engine reads every slot.
+    """
+    own = checkpoint.geometry
+    if own.layout != "append" or own.spare:
+        whole = whole_rows(own.image_hw, own.patch, "append", own.prompts)
+        raise GeometryError(
+            "--positions",
+            expected=f"an append task with whole rows of {own.grid_hw[1]} prompts, as the engine reads every slot",
+            got=str(own),
+            do=f"train with --layout append --prompts {whole}",
+        )
+    taller = vit.stretched(own, positions)
+    geometry = replace(own, image_hw=own.canvas_hw, layout="inset")
+    return replace(checkpoint, geometry=geometry, fingerprint=taller.fingerprint()), taller
 
 
 def _require_pixels(checkpoint: Checkpoint, vit: FrozenViT) -> None:

@@ -46,7 +46,8 @@ white_option = click.option(
 vit_option = click.option(
     "--vit",
     required=True,
-    help="ViT engine: .onnx from export-vit, .plan from compile with the task's plan too, or a served model: "
+    help="ViT engine: .onnx from export-vit, .plan from compile with the task's plan too, a vit.facts.json from probe, "
+    "or a served model: "
     "triton+http://HOST:PORT/MODEL, or https, grpc, grpcs.",
 )
 _ENGINE_OPTIONS = (

@@ -38,6 +38,11 @@ from pgn_edge.cli.tables import print_certificate, print_numerics, print_parity
     default="",
     help="What an 8-bit canvas goes through: png, webp, webp:QUALITY or jpeg:QUALITY.  [default: no loss]",
 )
+@click.option(
+    "--positions",
+    type=click.Choice(["bicubic", "bilinear"]),
+    help="Filter of a stock engine that interpolates its positions.  [default: engine of ours, which does not]",
+)
 @drift_option
 @weights_option
 @json_option

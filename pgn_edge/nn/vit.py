@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from pgn_edge.fingerprint import vit_fingerprint, weights_sha256
 from pgn_edge.geometry import Geometry, Layout, whole_rows
 from pgn_edge.heads import Head
 from pgn_edge.preprocess import Preprocess
+
+Positions = Literal["bicubic", "bilinear"]
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,23 @@ class FrozenViT(nn.Module):
         The fingerprint cannot do that where the patch projection, the positions and the pre-norm were locked.
         """
         return weights_sha256({name: tensor.cpu().numpy() for name, tensor in self.state_dict().items()})
+
+    def stretched(self, geometry: Geometry, positions: Positions) -> FrozenViT:
+        """The same ViT with its position table interpolated to the canvas of an append task.
+
+        Libraries do this inside a stock model that gets a taller picture. Then the canvas is one picture to the ViT:
+        its slots have positions as on an inset canvas.
+
+        Args:
+            geometry: Canvas of the append task.
+            positions: Filter of the interpolation.
+        """
+        height, width = (side // geometry.patch for side in geometry.canvas_hw)
+        table = self.position.T.reshape(1, self.width, *geometry.grid_hw)
+        taller = F.interpolate(table, size=(height, width), mode=positions, align_corners=False)
+        position = taller.flatten(2)[0].T.contiguous()
+        spec = replace(self.spec, image_hw=geometry.canvas_hw)
+        return FrozenViT(spec, self.patch_embed, self.prefix, position, self.body, self._pre_norm[0])
 
     def encode(self, tokens: Tensor) -> Tensor:
         """Patch and prompt tokens with positions added, (B, n, d) -> embedding (B, D)."""

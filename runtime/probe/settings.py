@@ -151,8 +151,8 @@ def _notes(sure: Mapping[str, str], options: Mapping[str, str], probed: Probed) 
         ),
         (
             not probed.service and probed.facts is None,
-            "it carries no facts of pgn-edge, which the runtime asks for: -o writes those that are proven, and the file "
-            "takes its place as --vit",
+            "it carries no facts of pgn-edge, which the runtime asks for: -o writes those that are proven, into a file "
+            "that --vit takes",
         ),
         (probed.service, f'name both in {probed.engine}: task = "task.pgn", transport = "{options["transport"]}"'),
         (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import onnx
 import pytest
 
 
@@ -56,3 +57,18 @@ def test_what_cannot_be_probed(refusal, tiny_pair, tmp_path: Path):
     assert "missing.toml" in refusal("probe", "--engine", tmp_path / "missing.toml")
     assert "one input for colour pictures" not in refusal("probe", "--engine", tiny_pair.task)
     assert "no such file" in refusal("probe", "--engine", tiny_pair.vit, "--task", tmp_path / "missing.pgn")
+
+
+def test_facts_of_a_foreign_engine_are_written_or_the_reason_is_given(call, tiny_pair, tmp_path: Path):
+    model = onnx.load(tiny_pair.stock)
+    del model.metadata_props[:]
+    foreign, facts = tmp_path / "foreign.onnx", tmp_path / "vit.facts.json"
+    onnx.save(model, foreign)
+    failed = call("probe", "--engine", foreign, "-o", facts)
+    assert failed.exit_code == 1
+    assert "colour order" in failed.stdout, "the findings are told all the same"
+    assert "--reference" in failed.stderr
+    assert not facts.exists()
+    done = call("probe", "--engine", foreign, "--reference", tiny_pair.stock, "-o", facts)
+    assert done.exit_code == 0, done.output
+    assert json.loads(facts.read_text())["engine"] == "foreign.onnx"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ import pgn_edge.nn.backbones
 from pgn_edge.contract import EngineFacts
 from pgn_edge.errors import EngineError, PairingError
 from pgn_edge.export.task import export_task
-from pgn_edge.geometry import Geometry
 from pgn_edge.nn.checkpoint import load_checkpoint, save_checkpoint
 from pgn_edge.nn.pgn import PGN, PgnConfig
 from pgn_edge.runtime import Runtime
@@ -37,25 +37,13 @@ def inset_task(tiny_backbone, tiny_checkpoint: Path, tmp_path_factory: pytest.Te
     geometry = vit.geometry(2 * COLUMNS, "inset")
     pgn = PGN(PgnConfig("resnet10", geometry.prompts, 32, vit.width, 16)).eval()
     images = checkpoint.golden_images[:, : geometry.content_hw[0]]
-    preprocess = _sized(checkpoint.preprocess, geometry)
-    changes = {"geometry": geometry, "pgn": pgn, "golden_images": images, "preprocess": preprocess}
-    save_checkpoint(folder / "inset.pt", _replaced(checkpoint, changes))
+    preprocess = replace(checkpoint.preprocess, size_hw=geometry.content_hw)
+    inset = replace(checkpoint, geometry=geometry, pgn=pgn, golden_images=images, preprocess=preprocess)
+    save_checkpoint(folder / "inset.pt", inset)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pgn_edge.nn.backbones, "_load_builtin", lambda rest, weights: tiny_backbone)
         export_task(folder / "inset.pt", folder / "task.pgn")
     return folder / "task.pgn"
-
-
-def _sized(preprocess: Any, geometry: Geometry) -> Any:
-    from dataclasses import replace
-
-    return replace(preprocess, size_hw=geometry.content_hw)
-
-
-def _replaced(checkpoint: Any, changes: dict[str, Any]) -> Any:
-    from dataclasses import replace
-
-    return replace(checkpoint, **changes)
 
 
 @pytest.fixture
@@ -119,7 +107,8 @@ def test_an_inset_task_runs_on_an_unmodified_foreign_engine_by_the_facts_that_pr
     facts = engine.with_name("vit.facts.json")
     report = run_probe(engine, ProbeOptions(reference=tiny_pair.stock, facts_file=facts))
     assert report.refusal is None
-    assert any(f"probe --engine {engine} --reference STOCK -o vit.facts.json" in line for line in report.settings.commands)
+    line = f"pgn-edge probe --engine {engine} --reference STOCK -o vit.facts.json"
+    assert line in report.settings.commands
     with Runtime(facts, {"inset": inset_task}) as runtime, Runtime(tiny_pair.stock, {"inset": inset_task}) as own:
         found, wanted = (each.infer("inset", frame()) for each in (runtime, own))
         np.testing.assert_allclose(found.embedding, wanted.embedding, atol=1e-4)
@@ -152,7 +141,7 @@ def test_facts_of_another_file_are_refused(written: Path):
     model = onnx.load(written.with_name("foreign.onnx"))
     model.doc_string = "another"
     onnx.save(model, written.with_name("foreign.onnx"))
-    with pytest.raises(EngineError, match="expected sha256 .* by .*vit.facts.json"):
+    with pytest.raises(EngineError, match=r"expected sha256 .* by .*vit\.facts\.json"):
         open_engine(written)
 
 
