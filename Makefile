@@ -1,19 +1,28 @@
-# Everything on a fresh machine: `make demo` runs the main job, `make test` passes the tests.
+# Everything on a fresh machine, with Python 3.10 to 3.13: `make demo` runs the main job, `make test` passes the tests.
+# The demo installs only its own libraries; the tests add those of the other backbones and the developers' tools.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DEMO := $(VENV)/.demo
 READY := $(VENV)/.ready
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .PHONY: setup demo test test-gpu lint unit format benchmarks benchmarks-gpu performance clean
 
 setup: $(READY)
 
-$(READY): pyproject.toml constraints.txt
+$(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+
+$(DEMO): pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e '.[demo]'
 	touch $@
 
-demo: $(READY)
+$(READY): $(DEMO)
+	$(INSTALL) -e '.[dev]'
+	touch $@
+
+demo: $(DEMO)
 	$(BIN)/pgn-edge demo
 
 test: lint unit
@@ -45,7 +54,7 @@ test-gpu: $(READY)
 # On an otherwise idle machine; results land in benchmarks/results. A missed target does not keep the others from being
 # measured: the page says which.
 benchmarks: $(READY)
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[bench]'
+	$(INSTALL) -q -e '.[bench]'
 	-$(BIN)/python benchmarks/startup.py
 	-$(BIN)/python benchmarks/chain.py
 	-$(BIN)/python benchmarks/cpu.py

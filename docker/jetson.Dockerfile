@@ -4,10 +4,10 @@
 ARG BASE=nvcr.io/nvidia/l4t-jetpack:r36.4.0
 FROM ${BASE}
 
-# OpenCV loads libGL and GLib when it is imported. TensorRT's Python module comes with the base or from JetPack's packages;
+# The system's OpenCV is built with GStreamer, which CSI cameras need; the wheels of OpenCV are not. TensorRT's Python module comes with the base or from JetPack's packages;
 # it cannot be imported here, since the driver joins only when the container runs.
 RUN apt-get update \
- && apt-get install -y --no-install-recommends libgl1 libglib2.0-0 python3 python3-pip python3-venv \
+ && apt-get install -y --no-install-recommends python3 python3-opencv python3-pip python3-venv \
  && (python3 -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("tensorrt") is None)' \
      || apt-get install -y --no-install-recommends python3-libnvinfer) \
  && rm -rf /var/lib/apt/lists/*
@@ -18,11 +18,10 @@ COPY pgn_edge pgn_edge
 COPY train train
 COPY export export
 COPY runtime runtime
-# The system's packages stay visible: TensorRT is one of them.
-# onnx is all that `compile` needs of the extra `export`, which would bring torch.
+# The system's packages stay visible: TensorRT and OpenCV are among them, and this OpenCV was compiled for numpy 1.
 RUN python3 -m venv --system-site-packages /opt/venv \
  && /opt/venv/bin/pip install --no-cache-dir --upgrade pip \
- && /opt/venv/bin/pip install --no-cache-dir ".[cpu]" onnx
+ && /opt/venv/bin/pip install --no-cache-dir "numpy<2" ".[cli,cpu,compile]"
 
 # Whoever runs the container may write to the plan cache.
 RUN mkdir -m 1777 /cache

@@ -4,9 +4,8 @@
 FROM nvidia/cuda:13.0.1-runtime-ubuntu24.04
 ARG BACKEND=rtx
 
-# OpenCV loads libGL and GLib when it is imported.
 RUN apt-get update \
- && apt-get install -y --no-install-recommends libgl1 libglib2.0-0t64 python3 python3-venv \
+ && apt-get install -y --no-install-recommends python3 python3-venv \
  && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /opt/pgn-edge
@@ -15,9 +14,9 @@ COPY pgn_edge pgn_edge
 COPY train train
 COPY export export
 COPY runtime runtime
-# onnx is all that `compile` needs of the extra `export`, which would bring torch.
+# A container has no screen: the headless OpenCV needs neither libGL nor GLib.
 RUN python3 -m venv /opt/venv \
- && /opt/venv/bin/pip install --no-cache-dir ".[cpu,${BACKEND}]" onnx
+ && /opt/venv/bin/pip install --no-cache-dir ".[cli,cpu,cv-headless,compile,${BACKEND}]"
 
 # Whoever runs the container may write to the plan cache.
 RUN mkdir -m 1777 /cache

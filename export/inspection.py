@@ -175,7 +175,8 @@ def _graph(data: bytes, source: str) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         from pgn_edge.export.inspection_graph import read_graph
     except ModuleNotFoundError as exc:
-        raise MissingExtraError(str(exc.name), "export") from exc
+        # A graph needs onnx alone; the extra `export` would bring torch.
+        raise MissingExtraError(str(exc.name), "compile") from exc
     return read_graph(data, source)
 
 

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pgn_edge.errors import PgnEdgeError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from pgn_edge.extras import import_tomllib
 
 # TOML promises 64 bits. A longer number would pass the parser and overflow wherever it meets a float.
 LEAST_NUMBER, MOST_NUMBER = -(1 << 63), (1 << 64) - 1
@@ -53,9 +48,11 @@ def read_toml(path: Path, error: type[PgnEdgeError], expected: str = "a config")
     Raises:
         PgnEdgeError: of the given kind; no file, not in UTF-8, no TOML, nested too deeply, or a number of more than 64
             bits or that is not finite. The message names the file.
+        MissingExtraError: Python 3.10 without tomli.
     """
+    tomllib = import_tomllib()
     try:
-        values = tomllib.loads(path.read_bytes().decode("utf-8-sig"), parse_float=_real)
+        values: dict[str, Any] = tomllib.loads(path.read_bytes().decode("utf-8-sig"), parse_float=_real)
         _require_numbers(values)
     except OSError as exc:
         raise error(str(path), expected=expected, got=exc.strerror or str(exc), do="check the path") from exc

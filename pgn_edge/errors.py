@@ -101,6 +101,16 @@ class OutputError(PgnEdgeError):
     """A result cannot be written."""
 
 
+def install_line(*extras: str) -> str:
+    """The pip line that installs pgn-edge with extras, from a package or from a checkout of the source.
+
+    Args:
+        extras: Names of extras; empty ones are left out.
+    """
+    names = ",".join(filter(None, extras))
+    return f"pip install 'pgn-edge[{names}]' (in a checkout: pip install '.[{names}]')" if names else "pip install ."
+
+
 class MissingExtraError(PgnEdgeError):
     """An optional dependency is not installed."""
 
@@ -109,5 +119,5 @@ class MissingExtraError(PgnEdgeError):
             package,
             expected="the package to be installed",
             got="no such module",
-            do=f"run: pip install 'pgn-edge[{extra}]'",
+            do=f"run: {install_line(extra)}",
         )

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from pgn_edge.errors import DataError, GeometryError
+from pgn_edge.extras import cv2
 
 Fit = Literal["crop", "squash"]
 Filter = Literal["antialiased-bicubic", "fast"]
@@ -207,8 +208,6 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def _resize_fast(frame: np.ndarray, order: Order, size_hw: tuple[int, int], box: Box) -> np.ndarray:
-    import cv2
-
     x0, y0, x1, y1 = (round(side) for side in box)
     part = frame[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
     shrinks = part.shape[0] >= size_hw[0] and part.shape[1] >= size_hw[1]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from pgn_edge.contract import EngineFacts
+from pgn_edge.extras import cv2
 from pgn_edge.preprocess import check_frame
 from pgn_edge.runtime.result import Result
 

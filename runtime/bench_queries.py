@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-import cv2
 import numpy as np
 
 from pgn_edge.errors import DataError, EngineError
+from pgn_edge.extras import cv2
 from pgn_edge.images import read_image
 from pgn_edge.runtime.bench_options import BenchOptions
 from pgn_edge.runtime.engines import DeviceEngine, Engine, TensorSpec

@@ -1,44 +1,59 @@
-"""`pgn-edge doctor`: what this machine has, what it can do, and the pip line for what is missing."""
+"""`pgn-edge doctor`: what this machine has, what it can do, and the pip line for what is missing.
+
+A job is ready only after its libraries were imported and what it runs on was opened: packages alone prove nothing.
+"""
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pgn_edge.runtime.probes import Finding, State, ask_module, jetson, machine, nvidia_gpus
+from pgn_edge.errors import install_line
+from pgn_edge.runtime.probes import Finding, State, ask_driver, ask_module, jetson, machine, nvidia_gpus
+from pgn_edge.runtime.requirements import OURS, Answers, Requirements, has_module, look_up, read_requirements
 
-OURS = "pgn-edge"
-# What each job needs of our extras; a bar stands between two that do equally well.
+DRIVER = "NVIDIA driver"
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+TRAIN_CUDA = "torch on a GPU"
+ASKED = ("onnxruntime", "cv2", "tensorrt", "tensorrt_rtx", "torch")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a job needs.
+
+    Args:
+        extras: Extras of pgn-edge; a bar stands between two that do equally well.
+        checks: Names of findings that must be `ok`: what was opened, and not only installed.
+    """
+
+    extras: tuple[str, ...]
+    checks: tuple[str, ...] = ()
+
+
 JOBS = {
-    "run, predict, bench": ("cpu|gpu",),
-    "run a .plan": ("rtx|tensorrt",),
-    "--provider cuda or tensorrt": ("gpu",),
-    "a ViT behind Triton": ("cpu|gpu", "triton"),
-    "bench --html": ("cpu|gpu", "plots"),
-    "answers to an MQTT broker": ("mqtt",),
-    "train": ("train",),
-    "export, export-vit, import": ("cpu|gpu", "export"),
-    "compile": ("compile", "rtx|tensorrt"),
-    "inspect an .onnx or a ckpt.pt": ("export",),
-    "demo": ("cpu|gpu", "rtx", "train"),
-    "work on pgn-edge itself": ("dev",),
+    "run and predict on images": Needs(("cli", "cpu|gpu"), (CPU,)),
+    "run on videos and cameras, --output, --web, bench": Needs(("cli", "cpu|gpu", "cv"), (CPU,)),
+    "run a .plan": Needs(("cli", "rtx|tensorrt"), (DRIVER,)),
+    "--provider cuda": Needs(("cli", "gpu"), (DRIVER, CUDA)),
+    "--provider tensorrt": Needs(("cli", "gpu"), (DRIVER, TENSORRT)),
+    "a ViT behind Triton": Needs(("cli", "cpu|gpu", "triton"), (CPU,)),
+    "bench --html": Needs(("cli", "cpu|gpu", "cv", "plots"), (CPU,)),
+    "answers to an MQTT broker": Needs(("cli", "mqtt")),
+    "train": Needs(("train",)),
+    "train on an NVIDIA GPU": Needs(("train",), (DRIVER, TRAIN_CUDA)),
+    "export, export-vit, import": Needs(("cpu|gpu", "export"), (CPU,)),
+    "compile with TensorRT-RTX": Needs(("compile", "rtx")),
+    "compile with TensorRT": Needs(("compile", "tensorrt"), (DRIVER,)),
+    "inspect an .onnx": Needs(("compile",)),
+    "inspect a ckpt.pt": Needs(("export",)),
+    "demo": Needs(("demo",), (CPU,)),
+    "work on pgn-edge itself": Needs(("dev",), (CPU,)),
 }
-TWINS = {"onnxruntime": "onnxruntime-gpu", "onnxruntime-gpu": "onnxruntime"}  # two packages that hold one module
-# Modules that are called otherwise than their package, of those that a system brings without pip.
-MODULES = {"opencv-python": "cv2", "onnxruntime-gpu": "onnxruntime"}
-ASKED = ("onnxruntime", "cv2", "tensorrt", "tensorrt_rtx")
-REQUIREMENT = re.compile(r"([\w.-]+)\s*(?:\[([^\]]*)\])?([^;]*)(?:;.*extra\s*==\s*[\"']([^\"']+))?")
-OLDER = re.compile(r"python_version\s*<\s*[\"'](\d+)\.(\d+)[\"']")
-MINIMUM = re.compile(r">=\s*([\w.]+)")
-
-Answers = Mapping[str, tuple[dict[str, Any], str]]
 
 
 @dataclass(frozen=True)
@@ -47,7 +62,7 @@ class Job:
 
     Args:
         name: commands, as they are typed.
-        blocked_by: packages that are missing or at fault; empty where the machine is ready.
+        blocked_by: packages that are missing or at fault, and what does not open; empty where the machine is ready.
         needs: what to do about them.
     """
 
@@ -71,7 +86,7 @@ class Diagnosis:
 
     Args:
         sections: findings under `machine`, `gpu`, `jetson` (empty elsewhere), `packages`, and `libraries` (what those
-            tell of themselves).
+            tell of themselves, and what they opened).
         jobs: what can be done here.
     """
 
@@ -92,29 +107,6 @@ class Diagnosis:
         }
 
 
-@dataclass(frozen=True)
-class _Package:
-    """One line of our requirements; `extra` is empty for what every install has."""
-
-    name: str
-    minimum: str
-    extra: str
-
-
-@dataclass(frozen=True)
-class _Requirements:
-    """All of our requirements; for each extra the packages that it names, and the extras that it includes."""
-
-    packages: tuple[_Package, ...]
-    names: Mapping[str, frozenset[str]]
-    includes: Mapping[str, frozenset[str]]
-
-    def of(self, extra: str) -> frozenset[str]:
-        """Names of the packages that `pgn-edge[extra]` installs."""
-        direct = self.names.get("", frozenset()) | self.names.get(extra, frozenset())
-        return direct.union(*(self.of(inner) for inner in self.includes.get(extra, ())))
-
-
 def diagnose(root: Path = Path("/"), nvidia_smi: str = "nvidia-smi") -> Diagnosis:
     """Look at this machine; nothing that is absent, broken or garbage makes it raise.
 
@@ -123,90 +115,74 @@ def diagnose(root: Path = Path("/"), nvidia_smi: str = "nvidia-smi") -> Diagnosi
         nvidia_smi: name or path of the command.
     """
     with ThreadPoolExecutor() as pool:
-        gpus, board = pool.submit(nvidia_gpus, nvidia_smi), pool.submit(jetson, root)
-        asked = {name: pool.submit(ask_module, name) for name in ASKED if _has_module(name)}
+        gpus, board, driver = pool.submit(nvidia_gpus, nvidia_smi), pool.submit(jetson, root), pool.submit(ask_driver)
+        asked = {name: pool.submit(ask_module, name) for name in ASKED if has_module(name)}
         answers = {name: future.result() for name, future in asked.items()}
-        sections = {"machine": machine(root), "gpu": gpus.result(), "jetson": board.result()}
-    requirements = _requirements()
-    packages = {package.name: _look(package, answers) for package in requirements.packages}
-    jobs = tuple(_job(name, extras, requirements, packages) for name, extras in JOBS.items() if packages)
+        sections = {
+            "machine": machine(root),
+            "gpu": [*gpus.result(), replace(driver.result(), name=DRIVER)],
+            "jetson": board.result(),
+        }
+    requirements = read_requirements()
+    packages = {package.name: look_up(package, answers) for package in requirements.packages}
+    libraries = _libraries(answers, has_gpu=driver.result().state == "ok")
+    checks = {finding.name: finding for finding in [*sections["gpu"], *libraries]}
+    jobs = tuple(_job(name, needs, requirements, packages, checks) for name, needs in JOBS.items() if packages)
     if not packages:
-        packages[OURS] = Finding(OURS, "fault", "no metadata that says what it needs", _pip([]))
-    sections["packages"] = [
+        packages[OURS] = Finding(OURS, "fault", "no metadata that says what it needs", install_line())
+    sections["packages"], sections["libraries"] = list(packages.values()), libraries
+    return Diagnosis({name: _with_blocks(found, jobs) for name, found in sections.items()}, jobs)
+
+
+def _with_blocks(findings: Sequence[Finding], jobs: Sequence[Job]) -> tuple[Finding, ...]:
+    return tuple(
         replace(finding, blocks=tuple(job.name for job in jobs if finding.name in job.blocked_by))
-        for finding in packages.values()
-    ]
-    sections["libraries"] = _libraries(answers)
-    return Diagnosis({name: tuple(found) for name, found in sections.items()}, jobs)
+        for finding in findings
+    )
 
 
-def _requirements() -> _Requirements:
-    """From the installed metadata, so that there is no second list; its markers are extras, and older Pythons."""
-    packages: list[_Package] = []
-    names: dict[str, frozenset[str]] = {}
-    includes: dict[str, frozenset[str]] = {}
-    lines = [] if _version(OURS) is None else metadata.requires(OURS) or []
-    lines = [line for line in lines if _is_for_this_python(line)]
-    for match in filter(None, map(REQUIREMENT.match, lines)):
-        name, inner, version, extra = (group or "" for group in match.groups())
-        if name == OURS:
-            includes[extra] = frozenset(part.strip() for part in inner.split(","))
-            continue
-        twin = TWINS.get(name)
-        if twin is not None and _version(name) is None and _version(twin) is not None:
-            name = twin  # it takes this one's place; to install both would break both
-        else:
-            minimum = MINIMUM.search(version)
-            packages.append(_Package(name, minimum[1] if minimum else "", extra))
-        names[extra] = names.get(extra, frozenset()) | {name}
-    return _Requirements(tuple(packages), names, includes)
-
-
-def _is_for_this_python(line: str) -> bool:
-    older = OLDER.search(line)
-    return older is None or sys.version_info[:2] < (int(older[1]), int(older[2]))
-
-
-def _look(package: _Package, answers: Answers) -> Finding:
-    name, version, twin = package.name, _version(package.name), TWINS.get(package.name)
-    module = MODULES.get(name, name.replace("-", "_"))
-    line = _pip([package.extra])
-    if version is None and not _has_module(module):
-        return Finding(name, "missing" if package.extra else "fault", "not installed", line)
-    if version is not None and twin is not None and _version(twin) is not None:
-        mend = f"run: pip uninstall -y {name} {twin}, then install one of them: {line}"
-        return Finding(name, "fault", f"{version}, and {twin}, which holds the same module", mend)
-    told, reason = answers.get(module, ({}, ""))
-    if reason:
-        mend = f"install what it asks for, or run: pip install --force-reinstall --no-deps {name}"
-        return Finding(name, "fault", f"{version or 'installed'}, but its import fails: {reason}", mend)
-    if version is not None and _numbers(version) < _numbers(package.minimum):
-        return Finding(name, "fault", f"{version}, older than {package.minimum}", line)
-    return Finding(name, "ok", version or f"{told.get('version', 'installed')}, not from pip")
-
-
-def _job(name: str, extras: Sequence[str], requirements: _Requirements, packages: Mapping[str, Finding]) -> Job:
+def _job(
+    name: str,
+    needs: Needs,
+    requirements: Requirements,
+    packages: Mapping[str, Finding],
+    checks: Mapping[str, Finding],
+) -> Job:
     def lacking(extra: str) -> list[Finding]:
         return [packages[one] for one in sorted(requirements.of(extra)) if packages[one].state != "ok"]
 
-    chosen = [min(extra.split("|"), key=lambda one: len(lacking(one))) for extra in extras]
+    chosen = [min(extra.split("|"), key=lambda one: len(lacking(one))) for extra in needs.extras]
     found = {finding.name: finding for extra in chosen for finding in lacking(extra)}
     to_install = [extra for extra in chosen if any(finding.state == "missing" for finding in lacking(extra))]
-    steps = [_pip(to_install)] if to_install else []
-    steps += [f"mend {finding.name}" for finding in found.values() if finding.state == "fault"]
-    return Job(name, tuple(found), "; ".join(steps))
+    steps = [install_line(*to_install)] if to_install else []
+    steps += [f"repair {finding.name}" for finding in found.values() if finding.state == "fault"]
+    closed = [checks[check] for check in needs.checks if check in checks and checks[check].state != "ok"]
+    if any(finding.name == DRIVER for finding in closed):
+        closed = [finding for finding in closed if finding.name == DRIVER]  # the others follow from it
+    steps += [f"{finding.name}: {finding.value}" for finding in closed]
+    return Job(name, (*found, *(finding.name for finding in closed)), "; ".join(steps))
 
 
-def _libraries(answers: Answers) -> list[Finding]:
+def _libraries(answers: Answers, has_gpu: bool) -> list[Finding]:
     told = {name: answer for name, (answer, _) in answers.items() if answer}
+    # What is installed and cannot open its device is at fault only where there is such a device.
+    closed: State = "fault" if has_gpu else "missing"
     found = []
     if "onnxruntime" in told:
-        found.append(Finding("ONNX Runtime providers", "ok", ", ".join(told["onnxruntime"]["providers"])))
+        found += _providers(told["onnxruntime"], closed)
     for name in ("tensorrt", "tensorrt_rtx"):
         if name in told:
             runtime, driver = (told[name][key] or "none" for key in ("cuda_runtime", "cuda_driver"))
             state: State = "missing" if driver == "none" else "ok"
             found.append(Finding(f"CUDA for {name}", state, f"runtime {runtime}, driver {driver}"))
+    if "torch" in told:
+        cuda = told["torch"]["cuda"]
+        remedy = "install a torch built for CUDA, see: pytorch.org" if has_gpu else ""
+        found.append(Finding(TRAIN_CUDA, "ok" if not cuda else closed, cuda or "opens", remedy if cuda else ""))
+        torchvision = told["torch"]["torchvision"]
+        if torchvision:
+            remedy = "install the torchvision that belongs to this torch"
+            found.append(Finding("torchvision", "fault", torchvision, remedy))
     if "cv2" in told:
         for part in ("FFMPEG", "GStreamer"):
             line = re.search(rf"^\s*{part}:\s*(\S.*?)\s*$", told["cv2"]["build"], re.MULTILINE)
@@ -215,32 +191,15 @@ def _libraries(answers: Answers) -> list[Finding]:
     return found
 
 
-def _pip(extras: Sequence[str]) -> str:
-    names = ",".join(filter(None, extras))
-    return f"pip install '{OURS}[{names}]'" if names else f"pip install {OURS}"
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package) or "unknown"
-    except metadata.PackageNotFoundError:
-        return None
-    except KeyError:  # metadata without a version, left by a broken install
-        return "unknown"
-
-
-def _has_module(name: str) -> bool:
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        return False
-    # A folder of that name in the working folder would pass as a package without files.
-    return spec is not None and spec.origin is not None
-
-
-def _numbers(version: str) -> list[int]:
-    match = re.match(r"\d+(?:\.\d+)*", version)
-    numbers = [int(part) for part in match[0].split(".")] if match else []
-    while numbers and numbers[-1] == 0:  # 2.0 is no older than 2, and no newer
-        numbers.pop()
-    return numbers
+def _providers(told: Mapping[str, Any], closed: State) -> list[Finding]:
+    """ONNX Runtime's providers: those that it lists, and for each of ours whether a session opens on it."""
+    found = [Finding("ONNX Runtime providers", "ok", ", ".join(told["providers"]))]
+    for name in (CPU, CUDA, TENSORRT):
+        if name not in told["opens"]:
+            remedy = "replace it: pip uninstall -y onnxruntime, then pip install onnxruntime-gpu"
+            found.append(Finding(name, "missing", "not in this build of ONNX Runtime", remedy))
+    for name, reason in told["opens"].items():
+        state: State = "ok" if not reason else "fault" if name == CPU else closed
+        remedy = "install its libraries and the driver that it asks for" if reason else ""
+        found.append(Finding(name, state, reason or "opens", remedy))
+    return found

@@ -52,12 +52,60 @@ def tensorrt():
 
 name = sys.argv[2]
 module = __import__(name)
+
+def opens(provider):
+    try:
+        opened = module.InferenceSession(bytes.fromhex(sys.argv[3]), providers=[provider]).get_providers()
+    except Exception as exc:
+        return " ".join(str(exc).split())[:200] or type(exc).__name__
+    # Where its libraries are missing, ONNX Runtime logs it and goes on without the provider.
+    return "" if provider in opened else "it does not open: its libraries or the driver are missing"
+
+def onnxruntime():
+    listed = [str(provider) for provider in module.get_available_providers()]
+    ours = [f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Tensorrt")]
+    return {"providers": listed, "opens": {name: opens(name) for name in ours if name in listed}}
+
+def torch():
+    reason = "" if module.cuda.is_available() else "it sees no GPU that it can use"
+    try:
+        import torchvision
+    except ModuleNotFoundError:
+        return {"cuda": reason, "torchvision": ""}
+    except Exception as exc:
+        return {"cuda": reason, "torchvision": f"its import fails: {exc}"}
+    return {"cuda": reason, "torchvision": ""}
+
 tell = {
-    "onnxruntime": lambda: {"providers": [str(provider) for provider in module.get_available_providers()]},
+    "onnxruntime": onnxruntime,
+    "torch": torch,
     "cv2": lambda: {"build": str(module.getBuildInformation())},
 }.get(name, tensorrt)
 print("\\n" + json.dumps({"version": str(module.__version__), **tell()}), flush=True)
 os._exit(0)
+"""
+
+# y = x in ONNX, for a session that proves that a provider opens.
+IDENTITY = (
+    "080712003a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801"
+    "620f0a0179120a0a08080112040a02080142040a00100d"
+)
+
+ASK_DRIVER = """
+import ctypes
+try:
+    cuda = ctypes.CDLL("libcuda.so.1")
+except OSError as exc:
+    raise SystemExit("no libcuda.so.1" if "cannot open shared object" in str(exc) else str(exc))
+version, count = ctypes.c_int(), ctypes.c_int()
+for status in (
+    cuda.cuInit(0), cuda.cuDriverGetVersion(ctypes.byref(version)), cuda.cuDeviceGetCount(ctypes.byref(count))
+):
+    if status == 100:
+        raise SystemExit("no GPU")
+    if status != 0:
+        raise SystemExit(f"libcuda.so.1 loads, and gives CUDA error {status}")
+print(version.value, count.value)
 """
 
 
@@ -140,6 +188,18 @@ def nvidia_gpus(command: str = "nvidia-smi") -> list[Finding]:
     ]
 
 
+def ask_driver() -> Finding:
+    """Whether the CUDA driver loads and has a device; it is asked in a child process."""
+    output, reason = output_of([sys.executable, "-I", "-c", ASK_DRIVER])
+    if reason:
+        state: State = "missing" if reason in {"no libcuda.so.1", "no GPU"} else "fault"
+        return Finding("CUDA", state, reason, "install the NVIDIA driver, and give a container its GPU")
+    version, count = map(int, output.split())
+    if count == 0:
+        return Finding("CUDA", "missing", "no GPU", "give this machine or container a GPU")
+    return Finding("CUDA", "ok", f"CUDA {version // 1000}.{version % 1000 // 10}, GPUs: {count}")
+
+
 def jetson(root: Path = Path("/")) -> list[Finding]:
     """Board, JetPack, L4T and power mode of a Jetson; nothing on other machines.
 
@@ -164,13 +224,13 @@ def ask_module(name: str) -> tuple[dict[str, Any], str]:
     """Import a library in a child process.
 
     Args:
-        name: of the module; `onnxruntime`, `cv2`, `tensorrt` and `tensorrt_rtx` tell of themselves.
+        name: of the module; `onnxruntime`, `cv2`, `torch`, `tensorrt` and `tensorrt_rtx` tell of themselves.
 
     Returns:
         What it tells, empty if it failed; and the reason for that.
     """
     path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
-    output, reason = output_of([sys.executable, "-c", CHILD, path, name])
+    output, reason = output_of([sys.executable, "-c", CHILD, path, name, IDENTITY])
     try:
         told = json.loads(output.splitlines()[-1]) if output else {}
     except ValueError:

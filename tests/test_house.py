@@ -147,7 +147,8 @@ print(json.dumps(sorted(names - set(sys.stdlib_module_names))))
         ("pgn_edge.cli", {"click"}),
         ("pgn_edge.bundle", {"numpy", "PIL"}),
         ("pgn_edge.runtime", {"numpy", "PIL"}),
-        ("pgn_edge.runtime.app", {"numpy", "PIL", "cv2"}),
+        ("pgn_edge.runtime.app", {"numpy", "PIL"}),
+        ("pgn_edge.runtime.sinks", {"numpy", "PIL"}),
     ],
 )
 def test_an_import_pulls_in_no_more_than_this(module: str, allowed: set[str]):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 
-import cv2
 import numpy as np
+
+from pgn_edge.extras import cv2
 
 SIZE = 64
 SPLITS = 3  # a photograph is cut in thirds, so that no background is seen in two splits

@@ -11,9 +11,9 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
+from pgn_edge.extras import cv2
 from pgn_edge.train.backgrounds import SIZE, crop
 
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight")

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import functools
 
-import cv2
 import numpy as np
 
+from pgn_edge.extras import cv2
 from pgn_edge.train.backgrounds import SIZE, crop
 
 LABELS = tuple("0123456789")

@@ -11,10 +11,10 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from pgn_edge.errors import DataError
+from pgn_edge.extras import cv2
 from pgn_edge.nn.builtin import CHARACTERS, IMAGE
 
 HELD_OUT = ("DejaVuSansMono-Bold", "DejaVuSerif-Italic", "STIXGeneralBol", "cmss10")

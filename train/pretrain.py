@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from pgn_edge.extras import cv2
 from pgn_edge.files import write_bytes, write_text
 from pgn_edge.nn.builtin import CHARACTERS, IMAGE, PATCH, WIDTH, CharacterNet
 from pgn_edge.train.curriculum import CONSOLE, Journal, Recipe, Stage, normalise, train
@@ -230,7 +231,6 @@ def _measure(rounded: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    import cv2
     import matplotlib
     import sklearn
 

@@ -17,7 +17,7 @@ from pgn_edge.errors import MissingExtraError, PgnEdgeError
 
 # What a command needs beyond the base install.
 EXTRAS = {
-    "demo": "cpu,rtx,train",
+    "demo": "demo",
     "train": "train",
     "eval": "cpu,train",
     "analyze": "train",

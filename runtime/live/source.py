@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from types import TracebackType
 
 from pgn_edge.errors import DataError
+from pgn_edge.extras import cv2, import_opencv
 from pgn_edge.runtime.live.address import Address, live_address
 from pgn_edge.runtime.live.buffer import FrameBuffer
 from pgn_edge.runtime.live.options import Counters, LiveOptions
@@ -29,6 +30,7 @@ class LiveSource:
 
     Raises:
         DataError: no live source, or a pipeline and an OpenCV without GStreamer.
+        MissingExtraError: OpenCV is not installed.
     """
 
     def __init__(self, source: str, options: LiveOptions | None = None) -> None:
@@ -37,6 +39,8 @@ class LiveSource:
             raise DataError(
                 source, expected="a camera, an address or a pipeline", got="something else", do="use open_source"
             )
+        # The grabber needs OpenCV in its own process, where a missing library would look like a camera that is away.
+        import_opencv()
         if address.kind == "pipeline":
             _require_gstreamer(address)
         self.name = address.label
@@ -120,8 +124,6 @@ class LiveSource:
 
 
 def _require_gstreamer(address: Address) -> None:
-    import cv2
-
     if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
         raise DataError(
             address.label,

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from pgn_edge.extras import cv2
+
 Resize = Callable[[np.ndarray, int, int], np.ndarray]
 
 
@@ -22,8 +24,6 @@ def _pillow(filter: int) -> Resize:
 
 def _opencv(levels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Without antialiasing, as OpenCV and the Resize of ONNX do."""
-    import cv2
-
     return np.stack([cv2.resize(frame.astype(np.float64), (width, height)) for frame in levels])
 
 

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-import cv2
 import numpy as np
 
 from pgn_edge.contract import EngineFacts
 from pgn_edge.errors import OutputError
+from pgn_edge.extras import cv2
 from pgn_edge.host import output_of
 from pgn_edge.runtime.annotate import annotate
 from pgn_edge.runtime.result import Result

@@ -9,11 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import cv2
 import numpy as np
 
 from pgn_edge.contract import EngineFacts
 from pgn_edge.errors import OutputError
+from pgn_edge.extras import cv2
 from pgn_edge.files import atomic_write
 from pgn_edge.runtime.annotate import annotate, fit_into
 from pgn_edge.runtime.result import Result

@@ -6,10 +6,10 @@ import threading
 from collections import OrderedDict
 from time import monotonic
 
-import cv2
 import numpy as np
 
 from pgn_edge.contract import EngineFacts
+from pgn_edge.extras import cv2
 from pgn_edge.runtime.annotate import ACCENT, canvas_picture
 from pgn_edge.runtime.web.state import State
 

@@ -243,15 +243,24 @@ def test_the_base_install_inspects_bundles_and_plans(files: dict[str, Path], kin
     assert (done.returncode, done.stderr) == (0, "")
     document, whole = json.loads(done.stdout), inspect_file(files[kind]).to_json()
     if kind == "bundle":
-        assert "pip install 'pgn-edge[export]'" in document["notes"][0]
+        assert "pip install 'pgn-edge[compile]'" in document["notes"][0]
         del whole["graph"]
     assert {**document, "notes": []} == json.loads(json.dumps(whole))
 
 
-@pytest.mark.parametrize(("kind", "package"), [("onnx", "onnx"), ("checkpoint", "torch")])
-def test_what_needs_an_extra_names_its_pip_line(files: dict[str, Path], kind: str, package: str):
+def test_a_graph_needs_onnx_and_no_torch(files: dict[str, Path]):
+    lines = BLOCKED.replace('"onnx", ', "")
+    assert lines != BLOCKED
+    command = [sys.executable, "-c", lines, "inspect", str(files["onnx"]), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["graph"]
+
+
+@pytest.mark.parametrize(("kind", "package", "extra"), [("onnx", "onnx", "compile"), ("checkpoint", "torch", "export")])
+def test_what_needs_an_extra_names_its_pip_line(files: dict[str, Path], kind: str, package: str, extra: str):
     done = blocked("inspect", files[kind])
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"pgn-edge: {package}: expected")
-    assert "pip install 'pgn-edge[export]'" in done.stderr
+    assert f"pip install 'pgn-edge[{extra}]'" in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -16,11 +16,16 @@ import torch
 from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import v2
-from transformers.models.clip.image_processing_clip import CLIPImageProcessor
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from pgn_edge.geometry import Geometry, whole_rows
 from pgn_edge.transport import Transport
+
+CLIPImageProcessor = pytest.importorskip(
+    "transformers.models.clip.image_processing_clip", reason="transformers ended its support of Python 3.10"
+).CLIPImageProcessor
+CLIPImageProcessorPil = pytest.importorskip(
+    "transformers.models.clip.image_processing_pil_clip", reason="transformers ended its support of Python 3.10"
+).CLIPImageProcessorPil
 
 SIDE, PATCH = 224, 32
 Server = Callable[[Image.Image], np.ndarray]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pgn_edge.extras import cv2
 from pgn_edge.geometry import Geometry
 from pgn_edge.nn.attention import ClassTokenBlock
 from pgn_edge.nn.canvas import to_input

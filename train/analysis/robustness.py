@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 import torch
 from torch import nn
 
 from pgn_edge.errors import DataError
+from pgn_edge.extras import cv2
 from pgn_edge.nn.canvas import to_input
 from pgn_edge.nn.checkpoint import spread
 from pgn_edge.preprocess import Preprocess

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
 from pgn_edge import html
 from pgn_edge.cli.demo import NAMES
 from pgn_edge.contract import EngineFacts
+from pgn_edge.extras import cv2
 from pgn_edge.plots import render_png
 from pgn_edge.runtime.annotate import canvas_picture
 from pgn_edge.runtime.bench import BenchReport

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from torch import nn
 
@@ -18,6 +17,7 @@ from pgn_edge.errors import OutputError
 from pgn_edge.export.compile import compile_plan
 from pgn_edge.export.frozen import VitOptions, export_vit
 from pgn_edge.export.task import ExportOptions, ExportReport, export_task
+from pgn_edge.extras import cv2
 from pgn_edge.files import atomic_write, write_bytes, write_text
 from pgn_edge.heads import Head
 from pgn_edge.progress import Progress
