@@ -14,6 +14,7 @@ th, td { padding: .3rem .8rem; border-bottom: 1px solid #d9dee3; text-align: rig
 th:first-child, td:first-child { text-align: left; }
 th { background: #f3f5f7; font-weight: 600; }
 img { max-width: 100%; image-rendering: auto; } img.pixels { image-rendering: pixelated; }
+.gallery { display: flex; flex-wrap: wrap; gap: .8rem; } .gallery figure { width: 9rem; overflow-wrap: anywhere; }
 figure { margin: .8rem 0; } figcaption, .note { color: #57606a; font-size: .9rem; }
 code { background: #f3f5f7; padding: .1rem .3rem; border-radius: 3px; }
 """
@@ -54,3 +55,8 @@ def picture(png: bytes, caption: str, *, width: int | None = None, pixels: bool 
         f'<figure><img{kind}{size} alt="{escape(caption)}" src="data:image/png;base64,{data}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
+
+
+def gallery(pictures: Sequence[str]) -> str:
+    """Small pictures beside one another, in as many lines as the page needs."""
+    return f'<div class="gallery">{"".join(pictures)}</div>'

@@ -44,34 +44,42 @@ if TYPE_CHECKING:
 @engine_options
 @click.option("--per-class", is_flag=True, help="Print the accuracy of every class.")
 @click.option("--json", "json_path", type=click.Path(allow_dash=True), help="Write all numbers there; - for stdout.")
+@click.option(
+    "--predictions",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write every answer there, a .csv or .jsonl file.",
+)
 @click.option("--html", "html_path", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with plots.")
-def evaluate(
-    subjects: tuple[str, ...], per_class: bool, json_path: str | None, html_path: Path | None, **given: Any
-) -> None:
+def evaluate(subjects: tuple[str, ...], per_class: bool, **given: Any) -> None:
     """Judge each SUBJECT, a checkpoint (.pt) or a bundle (.pgn), on labelled images, and compare it with the first."""
+    from pgn_edge.cli.eval.predictions import require_predictions
     from pgn_edge.cli.eval.run import Question
     from pgn_edge.cli.eval.run import evaluate as run
     from pgn_edge.files import require_writable
     from pgn_edge.train.analysis.figures import require_matplotlib
 
-    for path in (json_path, html_path):
+    outputs = {name: given.pop(name) for name in ("json_path", "html_path", "predictions")}
+    for path in outputs.values():
         if path is not None and str(path) != "-":
             require_writable(path)
-    if html_path is not None:
+    if outputs["predictions"] is not None:
+        require_predictions(outputs["predictions"])
+    if outputs["html_path"] is not None:
         require_matplotlib()
     question = Question(**{field.name: given.pop(field.name) for field in fields(Question)})
     weights, vit = given.pop("weights"), given.pop("vit")
     with progress_bar() as progress:
         report = run(subjects, question, weights=weights, vit=vit, options=given, progress=progress)
-    _write(report, json_path, html_path)
+    _write(report, **outputs)
     tell_left_out(report.left_out, report.data.notes)
-    if json_path != "-":
+    if outputs["json_path"] != "-":
         _print(report, per_class)
 
 
-def _write(report: EvalReport, json_path: str | None, html_path: Path | None) -> None:
+def _write(report: EvalReport, json_path: str | None, html_path: Path | None, predictions: Path | None) -> None:
     import json
 
+    from pgn_edge.cli.eval.predictions import write_predictions
     from pgn_edge.cli.eval.report import eval_html
     from pgn_edge.cli.eval.run import document
     from pgn_edge.files import write_text
@@ -80,6 +88,8 @@ def _write(report: EvalReport, json_path: str | None, html_path: Path | None) ->
         print_json(document(report))
     elif json_path is not None:
         write_text(json_path, json.dumps(document(report), indent=2) + "\n")
+    if predictions is not None:
+        write_predictions(predictions, report)
     if html_path is not None:
         write_text(html_path, eval_html(report))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pgn_edge import html
+from pgn_edge.cli.eval.predictions import gallery
 from pgn_edge.cli.eval.run import WORST, EvalReport, Judged
 from pgn_edge.plots import plot_name
 from pgn_edge.train.analysis.figures import INK, SECOND, figure, png
@@ -158,7 +159,9 @@ def _pictures(report: EvalReport, judged: Judged) -> list[str]:
         ),
     ]
     pairs = _confused(counts, judged.answers, labels)
-    return [*parts, html.table(("truth", "answer", "images"), pairs)] if pairs else parts
+    if pairs:
+        parts.append(html.table(("truth", "answer", "images"), pairs))
+    return [*parts, *gallery(report, judged)]
 
 
 def _confused(counts: np.ndarray, answers: Answers, labels: Sequence[str]) -> list[tuple[str, str, str]]:
