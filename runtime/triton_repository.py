@@ -17,6 +17,7 @@ from pgn_edge.contract import EngineFacts
 from pgn_edge.errors import EngineError, OutputError
 from pgn_edge.files import atomic_folder, atomic_write, write_text
 from pgn_edge.fingerprint import sha256_file
+from pgn_edge.runtime.engines import PLANS
 from pgn_edge.runtime.engines.base import TensorSpec
 from pgn_edge.runtime.engines.onnx_runtime import OnnxRuntimeEngine
 from pgn_edge.runtime.pairing import canvas_spec, check_tensors
@@ -80,7 +81,7 @@ class _Model:
 
     @property
     def platform(self) -> str:
-        return "tensorrt_plan" if self.path.suffix == ".plan" else "onnxruntime_onnx"
+        return "tensorrt_plan" if self.path.suffix in PLANS else "onnxruntime_onnx"
 
 
 def write_model_folder(source: str | Path, repository: str | Path, options: ServingOptions) -> ServedFolder:
@@ -109,7 +110,8 @@ def write_model_folder(source: str | Path, repository: str | Path, options: Serv
     with atomic_folder(folder) as made:
         write_text(made / "config.pbtxt", config)
         (made / "1").mkdir()
-        copy = made / "1" / f"model{model.path.suffix}"
+        # The names that Triton looks for by default.
+        copy = made / "1" / ("model.plan" if model.path.suffix in PLANS else "model.onnx")
         with atomic_write(copy) as temporary:
             shutil.copyfile(model.path, temporary)
         digest = sha256_file(copy)
@@ -121,7 +123,7 @@ def write_model_folder(source: str | Path, repository: str | Path, options: Serv
 
 
 def _read(source: Path) -> _Model:
-    if source.suffix == ".plan":
+    if source.suffix in PLANS:
         model = _read_plan(source)
     elif source.suffix == ".onnx":
         model = _read_onnx(source)

@@ -78,6 +78,7 @@ def bench(
     from pgn_edge.runtime.bench import run_bench
     from pgn_edge.runtime.bench_compare import compare as compare_with
     from pgn_edge.runtime.bench_compare import read_earlier
+    from pgn_edge.runtime.engines.trial import require_survival
 
     if fail_if_slower and compare is None:
         raise click.UsageError("--fail-if-slower needs --compare")
@@ -88,6 +89,8 @@ def bench(
         raise click.UsageError("--frame FILE needs --task: an engine alone sees no frame")
     _check_outputs(outputs)
     earlier = None if compare is None else read_earlier(compare, options)
+    for engine in engines:
+        require_survival(engine, options.engine, options.size_hw)
     report = run_bench(engines[0], rivals=engines[1:], task=task, stock=stock, options=options, progress=_tell)
     comparison = None if earlier is None else compare_with(earlier, report)
     _write(outputs, report, comparison)

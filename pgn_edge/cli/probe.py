@@ -67,6 +67,7 @@ def probe(engine: str, html: Path | None, as_json: bool, **given: Any) -> None:
     """
     from pgn_edge.files import require_writable, write_text
     from pgn_edge.runtime.engines import EngineOptions
+    from pgn_edge.runtime.engines.trial import require_survival
     from pgn_edge.runtime.probe import ProbeOptions, run_probe
 
     for path in (html, given["facts_file"]):
@@ -75,6 +76,7 @@ def probe(engine: str, html: Path | None, as_json: bool, **given: Any) -> None:
     names = ("provider", "threads", "gpu")
     opened = EngineOptions(**{name: given.pop(name) for name in names}, trusted=frozenset(given.pop("trusted")))
     options = ProbeOptions(engine=opened, **given)
+    require_survival(engine, opened, options.size_hw)
     with progress_bar() as progress:
         report = run_probe(engine, options, progress)
     if html is not None:

@@ -27,6 +27,7 @@ from pgn_edge.runtime.engines.triton_options import TritonOptions
 PLANS = (".plan", ".engine", ".trt")  # of TensorRT, by the habits of pgn-edge, trtexec and ultralytics, and torch2trt
 
 __all__ = [
+    "PLANS",
     "DeviceEngine",
     "Engine",
     "EngineOptions",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -146,6 +147,8 @@ def open_session(
         )
     except Exception as exc:
         # ONNX Runtime's exceptions share no base class but this one.
+        if "xternal" in str(exc):
+            raise _without_weights(name, str(exc)) from exc
         reason = _reason(exc)
         # The provider of TensorRT raises where its libraries are missing; that of CUDA is left out, see below.
         do = INSTALL if "Please install" in reason else "export it again"
@@ -162,6 +165,16 @@ def open_session(
             do=INSTALL,
         )
     return session
+
+
+def _without_weights(name: str, said: str) -> EngineError:
+    """The error for a graph whose weights, in a file of their own, are missing or cut short."""
+    paths = re.findall(r'["\[]([^"\[\]]*[^"\[\]\s])["\]]', said)
+    missing = [Path(name).parent / path for path in paths if not path.startswith("ONNXRuntimeError")]
+    named = next((str(path) for path in missing if not path.exists()), "")
+    got = f"no file {named}" if named else said.split("\n", maxsplit=1)[0].rstrip(".")[-160:]
+    do = "copy the file with its weights beside it, whole and under the name that it was saved with"
+    return EngineError(name, expected="a graph with its weights, which are in a file of their own", got=got, do=do)
 
 
 def require_provider(provider: Provider, name: str) -> ModuleType:
