@@ -17,11 +17,11 @@ from pgn_edge.export.build_process import Log, run_build
 from pgn_edge.export.builders import BuildRequest
 from pgn_edge.export.memory import require_memory
 from pgn_edge.export.plan_cache import PlanCache, cache_key
-from pgn_edge.files import atomic_write, require_writable
+from pgn_edge.files import require_writable
 from pgn_edge.fingerprint import sha256_file
 from pgn_edge.gpu import require_architectures
 from pgn_edge.progress import Progress, silent
-from pgn_edge.sidecar import Sidecar, write_sidecar
+from pgn_edge.sidecar import Sidecar, atomic_plan
 
 CacheUse = Literal["off", "hit", "stored", "not stored"]
 
@@ -153,7 +153,8 @@ def compile_plan(
     if options.timing_cache is not None:
         require_writable(options.timing_cache)
     use: CacheUse = "off"
-    with atomic_write(output) as temporary:
+    with atomic_plan(output) as pair:
+        temporary = pair.path
         found = cache.fetch(key, temporary) if cache is not None else None
         if found is None:
             require_memory(len(graph.onnx_bytes))
@@ -162,8 +163,7 @@ def compile_plan(
         else:
             use, sidecar = "hit", replace(draft, plan_sha256=found.plan_sha256)
         size_bytes = temporary.stat().st_size
-        # Before the plan has its name: a plan is never there without the sidecar that vouches for it.
-        write_sidecar(output, sidecar)
+        pair.sidecar = sidecar
     if cache is not None and found is None:
         use = "stored" if cache.store(key, Path(output), sidecar) else "not stored"
     return CompileReport(Path(output), size_bytes, sidecar, use)

@@ -6,7 +6,8 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from typing import Any
 from pgn_edge.backends import known_architectures, load_backend
 from pgn_edge.contract import EngineFacts
 from pgn_edge.documents import parse_json
-from pgn_edge.errors import EngineError, PgnEdgeError
-from pgn_edge.files import write_text
+from pgn_edge.errors import EngineError, OutputError, PgnEdgeError
+from pgn_edge.files import atomic_write, write_text
 from pgn_edge.fingerprint import sha256_file
 from pgn_edge.geometry import Geometry
 from pgn_edge.gpu import require_architectures
@@ -76,14 +77,66 @@ def sidecar_path(plan: str | Path) -> Path:
     return Path(f"{plan}.json")
 
 
+def next_sidecar_path(plan: str | Path) -> Path:
+    """`vit.plan` -> `vit.plan.next.json`, the sidecar of a plan that is about to be replaced."""
+    return Path(f"{plan}.next.json")
+
+
 def write_sidecar(plan: str | Path, sidecar: Sidecar) -> None:
     """Write the sidecar of `plan` whole or not at all.
 
     Raises:
         OutputError: the path cannot be written.
     """
+    write_text(sidecar_path(plan), _text(sidecar))
+
+
+@dataclass
+class PlanDraft:
+    """A plan that is being written.
+
+    Args:
+        path: Path of an empty temporary file for the plan's bytes.
+        sidecar: Sidecar of the plan; to be set before the draft ends.
+    """
+
+    path: Path
+    sidecar: Sidecar | None = None
+
+
+@contextmanager
+def atomic_plan(plan: str | Path) -> Iterator[PlanDraft]:
+    """Replace a plan and its sidecar as one pair.
+
+    The new sidecar is written as `vit.plan.next.json`, then the plan gets its name, then the sidecar gets its name.
+    `read_sidecar` takes the one of the two sidecars that has the plan's sha256, so a kill at any point leaves the old
+    pair or the new one.
+
+    Args:
+        plan: Final name of the plan.
+
+    Yields:
+        The draft; its sidecar must be set.
+
+    Raises:
+        OutputError: the path cannot be written.
+    """
+    with atomic_write(plan) as temporary:
+        draft = PlanDraft(temporary)
+        yield draft
+        assert draft.sidecar is not None
+        write_text(next_sidecar_path(plan), _text(draft.sidecar))
+    settled = sidecar_path(plan)
+    try:
+        next_sidecar_path(plan).replace(settled)
+    except OSError as exc:
+        got = exc.strerror or str(exc)
+        raise OutputError(str(settled), expected="a file that can be written", got=got, do="check the folder") from exc
+
+
+def _text(sidecar: Sidecar) -> str:
     data = {"format": FORMAT, "schema": SCHEMA, **asdict(sidecar), "facts": sidecar.facts.to_json()}
-    write_text(sidecar_path(plan), json.dumps(data, indent=2) + "\n")
+    return json.dumps(data, indent=2) + "\n"
 
 
 def read_sidecar(plan: str | Path, data: bytes | None = None) -> Sidecar:
@@ -98,24 +151,40 @@ def read_sidecar(plan: str | Path, data: bytes | None = None) -> Sidecar:
     Raises:
         EngineError: plan or sidecar is missing, unreadable, or they do not belong together.
     """
-    path = sidecar_path(plan)
+    try:
+        digest = sha256_file(plan) if data is None else hashlib.sha256(data).hexdigest()
+    except OSError as exc:
+        raise _no_pair(plan, exc) from exc
+    # A writer that was killed, or is at work, leaves the plan's sidecar under the next name; see `atomic_plan`.
+    for path in (sidecar_path(plan), next_sidecar_path(plan)):
+        with suppress(PgnEdgeError):
+            sidecar = _read(plan, path)
+            if sidecar.plan_sha256 == digest:
+                return sidecar
+    sidecar = _read(plan, sidecar_path(plan))  # again: the next one may have got its name a moment ago
+    if digest != sidecar.plan_sha256:
+        raise _refuse(plan, f"sha256 {sidecar.plan_sha256}", digest, sidecar.rebuild(plan))
+    return sidecar
+
+
+def _read(plan: str | Path, path: Path) -> Sidecar:
     try:
         if path.stat().st_size > SIZE_LIMIT:
             raise _refuse(path, f"at most {SIZE_LIMIT} bytes", f"{path.stat().st_size}")
         facts: Mapping[str, Any] = parse_json(path.read_bytes(), str(path), EngineError, COMPILE_AGAIN)
         if facts.get("format") != FORMAT or facts.get("schema") != SCHEMA:
             raise _refuse(path, f"{FORMAT!r} of schema {SCHEMA}", f"{facts.get('format')!r} {facts.get('schema')!r}")
-        sidecar = _parse(facts, str(path))
-        digest = sha256_file(plan) if data is None else hashlib.sha256(data).hexdigest()
+        return _parse(facts, str(path))
     except PgnEdgeError:
         raise
     except OSError as exc:
-        raise _refuse(plan, "a plan with its sidecar beside it", f"{exc.strerror}: {exc.filename}") from exc
+        raise _no_pair(plan, exc) from exc
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as exc:
         raise _refuse(path, "a readable sidecar", f"{type(exc).__name__}: {exc}") from exc
-    if digest != sidecar.plan_sha256:
-        raise _refuse(plan, f"sha256 {sidecar.plan_sha256}", digest, sidecar.rebuild(plan))
-    return sidecar
+
+
+def _no_pair(plan: str | Path, reason: OSError) -> EngineError:
+    return _refuse(plan, "a plan with its sidecar beside it", f"{reason.strerror}: {reason.filename}")
 
 
 def verify_plan(

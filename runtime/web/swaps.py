@@ -31,7 +31,9 @@ class Swaps:
         if self._folder is None:
             return None
         try:
-            return sorted(path.name for path in self._folder.glob("*.pgn") if path.is_file())[:MOST_BUNDLES]
+            found = [path.name for path in self._folder.glob("*.pgn") if path.is_file()]
+            # A hidden one is half a bundle: a writer is at work, or was killed.
+            return sorted(name for name in found if not name.startswith("."))[:MOST_BUNDLES]
         except OSError:  # a card that was pulled out
             return []
 

@@ -201,3 +201,133 @@ def test_where_what_can_be_made_again_is_kept(monkeypatch: pytest.MonkeyPatch, t
     assert cache_folder("plans") == tmp_path / ".cache" / "pgn-edge" / "plans"
     monkeypatch.setenv("PGN_EDGE_CACHE", "/elsewhere")
     assert cache_folder("kernels") == Path("/elsewhere/kernels")
+
+
+# What is replaced, and what stays of it.
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664, 0o400])
+def test_a_private_file_stays_private_when_it_is_replaced(tmp_path: Path, mode: int):
+    path = tmp_path / "app.toml"
+    path.write_text("old")
+    path.chmod(mode)
+    with atomic_write(path) as temporary:
+        assert stat.S_IMODE(temporary.stat().st_mode) & 0o077 == 0, "others could read it on its way"
+        temporary.write_text("new")
+    assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("new", mode)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
+def test_the_owner_of_a_file_stays_when_root_replaces_it(tmp_path: Path):
+    path = tmp_path / "answers.jsonl"
+    path.write_text("old")
+    os.chown(path, 1234, 4321)
+    write_text(path, "new")
+    assert (path.stat().st_uid, path.stat().st_gid) == (1234, 4321)
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["a link to a file", "a dangling link"])
+def test_a_symbolic_link_stays_and_the_file_behind_it_is_replaced(tmp_path: Path, there: bool):
+    (tmp_path / "store").mkdir()
+    target, link = tmp_path / "store" / "v1.pgn", tmp_path / "task.pgn"
+    if there:
+        target.write_text("old")
+    link.symlink_to(Path("store") / "v1.pgn")
+    write_text(link, "new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["store", "task.pgn", "v1.pgn"]
+
+
+def test_a_link_to_a_folder_stays_when_the_folder_is_replaced(tmp_path: Path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with atomic_folder(tmp_path / "link") as made:
+        (made / "new").touch()
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "new").exists()
+
+
+def test_a_pipe_and_a_link_to_itself_are_refused_and_stay(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("pipe", "loop"):
+        with pytest.raises(OutputError, match="a regular file or a new name"):
+            write_text(tmp_path / name, "new")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert (tmp_path / "loop").is_symlink()
+
+
+# What killed writers leave.
+
+KILLED = """
+import os, signal, sys
+from pgn_edge.files import atomic_folder, atomic_write
+with {kind}(sys.argv[1]) as temporary:
+    {write}
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def run_killed(code: str, path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_write_and_nothing_else(tmp_path: Path):
+    path = tmp_path / "task.pgn"
+    path.write_text("old")
+    others = [".task.12345678.pgn", ".task.pgn-edge-12345678.json", ".other.pgn-edge-12345678.pgn"]
+    for name in others:
+        (tmp_path / name).touch()
+    run_killed(KILLED.format(kind="atomic_write", write="temporary.write_text('half')"), path)
+    assert len(names(tmp_path)) == len(others) + 2
+    assert path.read_text() == "old"
+    write_text(path, "new")
+    assert names(tmp_path) == sorted([*others, "task.pgn"])
+    assert path.read_text() == "new"
+
+
+def test_the_temporary_file_of_a_writer_that_lives_is_left_alone(tmp_path: Path):
+    path = tmp_path / "task.pgn"
+    with atomic_write(path) as slow:
+        slow.write_text("slow")
+        write_text(path, "fast")
+        assert path.read_text() == "fast"
+        assert slow.read_text() == "slow"
+    assert path.read_text() == "slow"
+    assert names(tmp_path) == ["task.pgn"]
+
+
+def test_a_killed_writer_of_a_folder_leaves_nothing_for_long(tmp_path: Path):
+    path = tmp_path / "model"
+    run_killed(KILLED.format(kind="atomic_folder", write="(temporary / 'half').touch()"), path)
+    assert len(names(tmp_path)) == 1
+    with atomic_folder(path) as made:
+        (made / "whole").touch()
+    assert names(tmp_path) == ["model"]
+
+
+def test_a_folder_whose_writer_was_killed_between_two_renames_comes_back(tmp_path: Path):
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "old").touch()
+    code = """
+import os, pathlib, signal, sys
+from pgn_edge.files import atomic_folder
+with atomic_folder(sys.argv[1]) as temporary:
+    pathlib.Path.rename = lambda self, to: (os.rename(self, to), os.kill(os.getpid(), signal.SIGKILL))
+"""
+    run_killed(code, path)
+    assert not path.exists()
+    with atomic_folder(path) as made:
+        assert (path / "old").exists(), "the old one is there while the next one is written"
+        (made / "new").touch()
+    assert names(path) == ["new"]
+    assert names(tmp_path) == ["model"]
+
+
+def test_a_name_as_long_as_the_file_system_takes(tmp_path: Path):
+    path = tmp_path / ("n" * 251 + ".pgn")
+    write_text(path, "new")
+    assert path.read_text() == "new"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+import signal
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,15 @@ from pgn_edge.contract import EngineFacts
 from pgn_edge.errors import EngineError, MissingExtraError, PgnEdgeError
 from pgn_edge.geometry import Geometry
 from pgn_edge.preprocess import Preprocess
-from pgn_edge.sidecar import SIZE_LIMIT, Sidecar, read_sidecar, sidecar_path, verify_plan, write_sidecar
+from pgn_edge.sidecar import (
+    SIZE_LIMIT,
+    Sidecar,
+    next_sidecar_path,
+    read_sidecar,
+    sidecar_path,
+    verify_plan,
+    write_sidecar,
+)
 
 PLAN = b"a plan, as far as this test is concerned"
 FACTS = EngineFacts(
@@ -233,3 +243,61 @@ def test_the_command_is_safe_to_paste():
     assert words == ["pgn-edge", "compile", sidecar.source, "--backend", "tensorrt-rtx", "-o", "my plan"]
     nameless = replace(SIDECAR, source="", facts=replace(FACTS, role="pgn"))
     assert nameless.rebuild("x").startswith("pgn-edge compile task.pgn ")
+
+
+# A plan and its sidecar are replaced as one pair.
+
+STEPS = """
+import hashlib, os, signal, sys
+from dataclasses import replace
+from pgn_edge.sidecar import atomic_plan, read_sidecar
+plan, kill_at, after = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "after"
+real, step = os.replace, 0
+def killing(source, target, **more):
+    global step
+    step += 1
+    if step == kill_at and not after:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(source, target, **more)
+    if step == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+old = read_sidecar(plan)
+os.replace = killing
+with atomic_plan(plan) as draft:
+    draft.path.write_bytes(b"the new plan")
+    draft.sidecar = replace(old, plan_sha256=hashlib.sha256(b"the new plan").hexdigest(), backend_version="9.9.9")
+print(step)
+"""
+
+
+def replace_plan(plan: Path, step: int, moment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", STEPS, str(plan), str(step), moment]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_a_kill_at_any_step_of_replacing_a_plan_leaves_the_old_pair_or_the_new_one(plan: Path, step: int, moment: str):
+    done = replace_plan(plan, step, moment)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    found = read_sidecar(plan)
+    is_new = plan.read_bytes() == b"the new plan"
+    assert found.backend_version == ("9.9.9" if is_new else SIDECAR.backend_version)
+    assert is_new == ((step, moment) not in {(1, "before"), (1, "after"), (2, "before")})
+    assert read_sidecar(plan, plan.read_bytes()) == found
+    # The next compile tidies up, whatever was left.
+    assert replace_plan(plan, 0, "").stdout == "3\n"
+    assert sorted(path.name for path in plan.parent.iterdir()) == ["vit.plan", "vit.plan.json"]
+    assert read_sidecar(plan).backend_version == "9.9.9"
+
+
+def test_a_first_plan_whose_writer_was_killed_before_the_sidecar_had_its_name_can_be_read(plan: Path):
+    sidecar_path(plan).rename(next_sidecar_path(plan))
+    assert read_sidecar(plan) == SIDECAR
+
+
+def test_a_next_sidecar_of_another_plan_vouches_for_nothing(plan: Path):
+    sidecar_path(plan).rename(next_sidecar_path(plan))
+    plan.write_bytes(b"changed")
+    with pytest.raises(EngineError, match="a plan with its sidecar beside it"):
+        read_sidecar(plan)

@@ -68,6 +68,7 @@ def bundles(tiny_pair, tmp_path: Path) -> Path:
     shutil.copy(tiny_pair.task, folder / "deeper" / "hidden.pgn")
     shutil.copy(tiny_pair.task, tmp_path / "outside.pgn")
     (folder / "damaged.pgn").write_bytes(b"no bundle")
+    (folder / ".good.pgn-edge-12345678.pgn").write_bytes(b"half a bundle")
     (folder / "notes.txt").write_text("no bundle either")
     return folder
 

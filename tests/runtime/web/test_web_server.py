@@ -137,7 +137,7 @@ def test_the_state_says_what_the_tasks_said(page: LivePage, runtime: Runtime) ->
     assert (camera["name"], answer["task"], answer["label"]) == ("front", "pets", results[0].label)
     assert answer["score"] == pytest.approx(results[0].score, abs=1e-4)
     assert (task["name"], task["swaps"], task["last"]) == ("pets", 0, None)
-    assert document["bundles"] == ["damaged.pgn", "good.pgn"]
+    assert document["bundles"] == ["damaged.pgn", "good.pgn"]  # and not the half one of a writer that was killed
     assert (page.counts.offered, page.counts.sent) == (1, 1)
 
 
