@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+import stat
+import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pgn_edge.errors import PgnEdgeError
+from pgn_edge.errors import PgnEdgeError, PgnEdgeWarning
 from pgn_edge.extras import import_tomllib
+
+SECRET_KEYS = frozenset({"token", "password", "authorization", "x-api-key", "api-key"})
+PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")  # of a camera, in its address
 
 # TOML promises 64 bits. A longer number would pass the parser and overflow wherever it meets a float.
 LEAST_NUMBER, MOST_NUMBER = -(1 << 63), (1 << 64) - 1
@@ -60,6 +66,39 @@ def read_toml(path: Path, error: type[PgnEdgeError], expected: str = "a config")
         do = "correct this place in the file"
         raise error(str(path), expected="TOML in UTF-8", got=_reason(exc), do=do) from exc
     return values
+
+
+def warn_of_open_secrets(path: Path, values: dict[str, Any]) -> None:
+    """Warn if a config holds a secret and others on this machine may read or change the file.
+
+    A secret that is written as `${VARIABLE}` is not in the file.
+
+    Args:
+        path: Path of the config.
+        values: Its tables and keys.
+    """
+    key = _secret_key(values)
+    mode = path.stat().st_mode
+    if not key or not mode & (stat.S_IROTH | stat.S_IWOTH):
+        return
+    may = "change" if mode & stat.S_IWOTH else "read"
+    line = (
+        f"{path}: everybody on this machine may {may} this file, and it holds a secret ({key}); run: chmod 600 {path}"
+    )
+    warnings.warn("".join(c if c.isprintable() else " " for c in line), PgnEdgeWarning, stacklevel=3)
+
+
+def _secret_key(values: dict[str, Any], before: str = "") -> str:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found = _secret_key(value, f"{before}{key}.")
+        else:
+            written_out = isinstance(value, str) and value and "${" not in value
+            is_secret = written_out and (key.lower() in SECRET_KEYS or PASSWORD.search(value))
+            found = before + key if is_secret else ""
+        if found:
+            return found
+    return ""
 
 
 def _require_numbers(values: dict[str, Any]) -> None:

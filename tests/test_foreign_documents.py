@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pgn_edge.cli.run_config import read_config
 from pgn_edge.contract import EngineFacts
 from pgn_edge.documents import parse_json, read_toml
-from pgn_edge.errors import DataError, EngineError, PgnEdgeError
+from pgn_edge.errors import DataError, EngineError, PgnEdgeError, PgnEdgeWarning
 from pgn_edge.runtime.bench_compare import read_earlier
 from pgn_edge.runtime.bench_options import BenchOptions
 from pgn_edge.runtime.engines import TritonOptions
@@ -106,6 +106,45 @@ def test_toml_that_a_parser_chokes_on_names_the_file(tmp_path: Path, value: str)
         read_toml(path, EngineError)
 
 
+RUN = 'vit = "vit.onnx"\n[tasks]\npets = "pets.pgn"\n[cameras.front]\nsource = "0"\n'
+SERVICE = 'url = "https://host/v1"\nrequest = "json"\nanswer = "data"\nbody = { image = "{base64}" }\n'
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "key"),
+    [
+        (read_config, RUN + '[web]\nlisten = "8080"\ntoken = "s3cret"\n', "web.token"),
+        (read_config, RUN + '[sinks.mqtt]\nhost = "broker"\nuser = "u"\npassword = "s3cret"\n', "sinks.mqtt.password"),
+        (read_config, RUN.replace('"0"', '"rtsp://admin:s3cret@10.0.0.2/live"'), "cameras.front.source"),
+        (read_service, SERVICE + 'token = "s3cret"\n', "token"),
+        (read_service, SERVICE + 'headers = { X-API-Key = "s3cret" }\n', "headers.X-API-Key"),
+    ],
+    ids=["page", "broker", "camera", "service", "header"],
+)
+@pytest.mark.parametrize(("mode", "may"), [(0o644, "read"), (0o666, "change")])
+def test_a_config_that_holds_a_secret_and_is_open_to_all_is_warned_of(
+    tmp_path: Path, read: Callable[[Path], Any], text: str, key: str, mode: int, may: str
+):
+    path = tmp_path / "app.toml"
+    path.write_text(text)
+    path.chmod(mode)
+    with pytest.warns(PgnEdgeWarning, match=f"may {may} this file.*{key}.*chmod 600") as caught:
+        read(path)
+    assert len(caught) == 1
+    assert "s3cret" not in str(caught[0].message)
+
+
+def test_a_private_config_and_one_that_names_variables_are_not_warned_of(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("PAGE", "s3cret")
+    path = tmp_path / "app.toml"
+    path.write_text(RUN + '[web]\nlisten = "8080"\ntoken = "${PAGE}"\n')
+    path.chmod(0o666)
+    read_config(path)
+    path.write_text(RUN + '[web]\nlisten = "8080"\ntoken = "s3cret"\n')
+    path.chmod(0o600)
+    read_config(path)
+
+
 @pytest.mark.parametrize(
     ("text", "read"),
     [
@@ -119,6 +158,7 @@ def test_any_value_of_a_config_is_taken_or_refused(tmp_path: Path, monkeypatch, 
     for name in ("FRONT", "HOOK", "PAGE"):
         monkeypatch.setenv(name, "secret")
     path, lines = tmp_path / "app.toml", text.splitlines()
+    path.touch(mode=0o600)
     for at, value in itertools.product(range(len(lines)), TOML_VALUES):
         key, sign, _ = lines[at].partition("=")
         if sign:

@@ -6,6 +6,9 @@ import contextlib
 import os
 import signal
 import sys
+import warnings
+from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -13,7 +16,7 @@ import click
 
 from pgn_edge import __version__
 from pgn_edge.cli import standard_output
-from pgn_edge.errors import MissingExtraError, PgnEdgeError
+from pgn_edge.errors import MissingExtraError, PgnEdgeError, PgnEdgeWarning
 
 # What a command needs beyond the base install.
 EXTRAS = {
@@ -66,6 +69,7 @@ def main() -> None:
     # A polite kill unwinds like an exception, so that temporary files are removed.
     signal.signal(signal.SIGTERM, _on_terminate)
     standard_output.prepare()
+    warnings.showwarning = partial(_show_warning, warnings.showwarning)
     status: object = 0
     try:
         cli(prog_name="pgn-edge")
@@ -80,6 +84,13 @@ def main() -> None:
         sys.stderr.flush()
     # Every file is closed by now. Python would go on for seconds, taking torch and its compiler apart object by object.
     os._exit(code)
+
+
+def _show_warning(show: Callable[..., None], message: Warning | str, category: type[Warning], *place: Any) -> None:
+    if issubclass(category, PgnEdgeWarning):
+        click.echo(f"pgn-edge: warning: {message}", err=True)
+    else:
+        show(message, category, *place)
 
 
 def _on_terminate(number: int, frame: FrameType | None) -> None:

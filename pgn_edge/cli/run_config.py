@@ -20,7 +20,7 @@ from pgn_edge.cli.run_plan import (
     SinkPlan,
     parse_address,
 )
-from pgn_edge.documents import read_toml
+from pgn_edge.documents import read_toml, warn_of_open_secrets
 from pgn_edge.errors import DataError
 
 Kinds = Mapping[str, type]
@@ -76,7 +76,9 @@ class _Config:
     path: Path
 
     def plan(self) -> RunPlan:
-        top = self.table("", read_toml(self.path, DataError), TOP, ("vit", "tasks", "cameras"))
+        values = read_toml(self.path, DataError)
+        warn_of_open_secrets(self.path, values)
+        top = self.table("", values, TOP, ("vit", "tasks", "cameras"))
         tasks = self.table("tasks", top["tasks"], dict.fromkeys(top["tasks"], str))
         if not tasks or not top["cameras"]:
             empty = "cameras" if tasks else "tasks"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult
 
-from pgn_edge.documents import read_toml
+from pgn_edge.documents import read_toml, warn_of_open_secrets
 from pgn_edge.errors import DataError, EngineError
 from pgn_edge.runtime.engines.calls import CallOptions, is_loopback
 from pgn_edge.runtime.engines.service_body import Body, FormBody, JsonBody
@@ -89,6 +89,7 @@ class _File:
 
     def config(self) -> ServiceConfig:
         given = self.table(read_toml(self.path, EngineError))
+        warn_of_open_secrets(self.path, given)
         request = given["request"]
         if request not in OWN:
             raise self.error("request", " or ".join(OWN), repr(request), "choose one of them")

@@ -30,6 +30,7 @@ fields = { model = "clip" }
 
 def config(tmp_path: Path, text: str) -> ServiceConfig:
     path = tmp_path / "service.toml"
+    path.touch(mode=0o600)
     path.write_text(text)
     return read_service(path)
 
