@@ -120,14 +120,14 @@ def _colour(opened: _Opened, source: BinaryIO) -> np.ndarray | None:
     if base not in ("RGB", "RGBA", "RGBX") or order not in OTHER_BYTE or image.format not in ("PNG", "TIFF"):
         return None
     lower = _again(opened, source, f"{base};16{OTHER_BYTE[order]}")
-    return np.asarray(image).astype(np.uint16) << 8 | lower
+    return np.asarray(np.asarray(image).astype(np.uint16) << 8 | lower)
 
 
 def _again(opened: _Opened, source: BinaryIO, rawmode: str) -> np.ndarray:
     """The pixels of the same file as another raw mode reads them, (h, w, bands) uint8."""
     source.seek(0)
     with Image.open(source, formats=(str(opened.image.format),)) as image:
-        image.tile = opened.with_rawmode(rawmode)  # type: ignore[attr-defined]  # every opened file has tiles
+        image.tile = opened.with_rawmode(rawmode)
         image.load()
         return np.array(image)
 
@@ -158,4 +158,4 @@ def _scale(values_u16: np.ndarray, white: int | None) -> np.ndarray:
     """0..white -> 0..255; for 65,535 these are the upper bytes, as Pillow makes them of colour."""
     white = white or FULL_WHITE
     wide = np.minimum(values_u16, white).astype(np.uint32)
-    return (wide * 256 // (white + 1)).astype(np.uint8)
+    return np.asarray(wide * 256 // (white + 1), np.uint8)

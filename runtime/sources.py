@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from pgn_edge.errors import DataError
-from pgn_edge.images import IMAGE_SUFFIXES, is_image, read_image
+from pgn_edge.images import IMAGE_SUFFIXES, is_image, read_image, require_white
+from pgn_edge.left_out import LeftOut, Reason
+from pgn_edge.listing import list_images
 
 if TYPE_CHECKING:
     from pgn_edge.runtime.live import LiveOptions, LiveSource
@@ -138,7 +140,12 @@ class Source(Protocol):
 
 
 def open_source(
-    source: str | int | Iterable[np.ndarray], options: LiveOptions | None = None, *, strict: bool = False
+    source: str | int | Iterable[np.ndarray],
+    options: LiveOptions | None = None,
+    *,
+    strict: bool = False,
+    white: int | None = None,
+    left_out: LeftOut | None = None,
 ) -> Source:
     """Open what `source` names; a camera has given its first frame when this returns.
 
@@ -148,6 +155,8 @@ def open_source(
             (h, w, 3) uint8 BGR.
         options: how to read a camera or a stream; refused where there is none.
         strict: Whether the first image of a folder that cannot be read is an error; otherwise it is counted as missing.
+        white: Value of white in image files of 16 bits a channel; None as for `pgn_edge.images.read_image`.
+        left_out: Account of files of a folder that do not count; None for one of the source's own.
 
     Raises:
         DataError: no such path, a folder without images, a video that gives no frame, a camera that gives none within
@@ -165,7 +174,10 @@ def open_source(
             got="a file, a folder or an iterator, which is read at the speed of its answers",
             do="leave these options out",
         )
-    return _open_file(source, strict) if isinstance(source, str) else _iterator(source)
+    if not isinstance(source, str):
+        return _iterator(source)
+    require_white(white)
+    return _open_file(source, white, LeftOut(strict) if left_out is None else left_out)
 
 
 def _connected(source: str, options: LiveOptions | None) -> LiveSource | None:
@@ -189,22 +201,23 @@ def _iterator(images: Iterable[np.ndarray]) -> Source:
     return IteratorSource(images)
 
 
-def _open_file(source: str, strict: bool) -> Source:
+def _open_file(source: str, white: int | None, left_out: LeftOut) -> Source:
     path = Path(source)
     if not path.exists():
         raise DataError(source, expected="a video, an image or a folder", got="no such path", do="check the path")
     if path.is_dir():
-        images = sorted(file for file in path.iterdir() if is_image(file))
+        images = list_images(path, left_out, deep=False)
         if not images:
+            others = left_out.inside(source)
             raise DataError(
                 source,
                 expected=f"images ({', '.join(IMAGE_SUFFIXES)})",
-                got="a folder without any",
+                got="a folder without any" + (f" beside {others}" if others else ""),
                 do="name a folder that holds images itself, not in folders below it",
             )
-        return ImageSource(source, images, strict)
+        return ImageSource(source, images, white=white, left_out=left_out)
     if is_image(path):
-        return ImageSource(source, [path], strict=True)
+        return ImageSource(source, [path], strict=True, white=white)
     from pgn_edge.runtime.video_file import VideoSource  # with OpenCV: not at import
 
     return VideoSource(path)
@@ -217,12 +230,23 @@ class ImageSource:
         name: for messages.
         paths: in the order in which they are read.
         strict: Whether an image that cannot be read is an error; otherwise it is left out and counted.
+        white: Value of white in files of 16 bits a channel; None as for `pgn_edge.images.read_image`.
+        left_out: Account of images that cannot be read; None for one of its own, which is as strict as the source.
     """
 
-    def __init__(self, name: str, paths: Sequence[Path], strict: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        paths: Sequence[Path],
+        strict: bool = False,
+        *,
+        white: int | None = None,
+        left_out: LeftOut | None = None,
+    ) -> None:
         self.name, self.fps, self.missing = name, DEFAULT_FPS, Missing()
         self.count: int | None = len(paths)
-        self._paths, self._strict = tuple(paths), strict
+        self.left_out = LeftOut(strict) if left_out is None else left_out
+        self._paths, self._white = tuple(paths), white
 
     def __iter__(self) -> Iterator[Frame]:
         """Read one image after the other.
@@ -233,11 +257,12 @@ class ImageSource:
         self.missing = Missing()
         for number, path in enumerate(self._paths):
             try:
-                image_bgr = np.ascontiguousarray(read_image(path)[..., ::-1])
+                image_bgr = np.ascontiguousarray(read_image(path, self._white)[..., ::-1])
             except DataError as exc:
                 unreadable = self.missing.unreadable + 1
-                if self._strict or unreadable == len(self._paths):
+                if unreadable == len(self._paths):
                     raise
+                self.left_out.add(str(path), Reason.UNREADABLE, exc)
                 self.missing = Missing(unreadable=unreadable, first=self.missing.first or str(exc))
                 continue
             index = number - self.missing.unreadable

@@ -13,7 +13,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from pgn_edge.cli.console import engine_options, json_option, print_json
+from pgn_edge.cli.console import engine_options, json_option, print_json, tell_left_out, white_option
 from pgn_edge.cli.run_config import read_config
 from pgn_edge.cli.run_execute import execute
 from pgn_edge.cli.run_plan import (
@@ -27,6 +27,7 @@ from pgn_edge.cli.run_plan import (
     parse_address,
 )
 from pgn_edge.cli.run_report import missing_lines, print_summary
+from pgn_edge.left_out import LeftOut
 
 BESIDE_CONFIG = ("config", "as_json")
 # A path may hold an equals sign too, and so may an address and a pipeline, further down.
@@ -130,6 +131,7 @@ def _cameras(ctx: click.Context, param: click.Parameter, sources: Sequence[str])
 @click.option(
     "--strict", is_flag=True, help="Stop at an unreadable image; status 1 if a video lacks frames. [default: go on]"
 )
+@white_option
 @click.option(
     "--metrics",
     type=_Address(METRICS_PORT),
@@ -152,15 +154,18 @@ def run(config: str | None, as_json: bool, **options: Any) -> None:
     _check_outputs(plan)
     # FFmpeg would write its own lines between ours; what it finds is in our errors and in the summary.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    summary = execute(plan)
+    left_out = LeftOut(plan.strict)
+    summary = execute(plan, left_out)
     if as_json:
-        print_json({"output": plan.sinks.video, "jsonl": plan.sinks.jsonl, **summary.to_json()})
+        outputs = {"output": plan.sinks.video, "jsonl": plan.sinks.jsonl}
+        print_json({**outputs, **summary.to_json(), "left_out": left_out.to_json()})
     else:
         with redirect_stdout(sys.stderr if plan.sinks.jsonl == "-" else sys.stdout):
             print_summary(summary)
             for path in (plan.sinks.video, plan.sinks.jsonl):
                 if path and path != "-" and Path(path).exists():  # a video that lost all its frames is removed
                     click.echo(f"{path}: {Path(path).stat().st_size / 1e6:.2f} MB")
+    tell_left_out(left_out)
     for line in missing_lines(summary):
         click.echo(f"pgn-edge: {line}", err=True)
     for name, error in summary.failed.items():
@@ -212,6 +217,7 @@ def _plan(**options: Any) -> RunPlan:
         web=_listen(web, "PGN_EDGE_WEB_TOKEN"),
         bundles=options["bundles"],
         strict=options["strict"],
+        white=options["white"],
     )
 
 

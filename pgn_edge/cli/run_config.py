@@ -27,7 +27,7 @@ Kinds = Mapping[str, type]
 
 TOP: Kinds = {
     **{"vit": str, "provider": str, "threads": int, "gpu": int, "tasks": dict, "cameras": dict},
-    **{"batching": dict, "sinks": dict, "metrics": dict, "web": dict, "strict": bool},
+    **{"batching": dict, "sinks": dict, "metrics": dict, "web": dict, "strict": bool, "white": int},
 }
 CAMERA: Kinds = {
     **{"source": str, "tasks": list, "policy": str, "max_fps": float, "queue": int},
@@ -100,6 +100,7 @@ class _Config:
             web=self.listen("web", top, WEB, WEB_PORT),
             bundles=self.file(web["bundles"]) if "bundles" in web else None,
             strict=top.get("strict", False),
+            white=top.get("white"),
         )
 
     def table(self, where: str, values: Any, kinds: Kinds, wanted: tuple[str, ...] = ()) -> dict[str, Any]:

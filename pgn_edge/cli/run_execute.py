@@ -12,13 +12,18 @@ from pgn_edge.cli.run_plan import CameraPlan, RunPlan
 from pgn_edge.cli.run_sinks import make_sinks, serving
 
 if TYPE_CHECKING:
+    from pgn_edge.left_out import LeftOut
     from pgn_edge.runtime.app import RunSummary
     from pgn_edge.runtime.cameras import Camera
     from pgn_edge.runtime.sources import Source
 
 
-def execute(plan: RunPlan) -> RunSummary:
+def execute(plan: RunPlan, left_out: LeftOut) -> RunSummary:
     """Open everything, run until every source has ended, and close everything.
+
+    Args:
+        plan: Run that is asked for.
+        left_out: Account of files of folders that do not count.
 
     Raises:
         PgnEdgeError: anything but a camera that fails, which is in the summary.
@@ -32,7 +37,7 @@ def execute(plan: RunPlan) -> RunSummary:
     with ExitStack() as stack:
         sources = {}
         for camera in plan.cameras:
-            source = stack.enter_context(_open(camera, len(plan.cameras) == 1, plan.strict))
+            source = stack.enter_context(_open(camera, len(plan.cameras) == 1, plan.white, left_out))
             sources[camera.name or source.name] = source
         live = any(isinstance(source, LiveSource) for source in sources.values())
         runtime = stack.enter_context(Runtime(plan.vit, plan.tasks, canvases=plan.draws, **plan.engine))
@@ -52,7 +57,7 @@ def execute(plan: RunPlan) -> RunSummary:
         return run_cameras(runtime, cameras, places, batching=batching, progress=progress, metrics=metrics)
 
 
-def _open(camera: CameraPlan, alone: bool, strict: bool) -> Source:
+def _open(camera: CameraPlan, alone: bool, white: int | None, left_out: LeftOut) -> Source:
     """Open a source; one camera alone is waited for, and of several each connects while the others run."""
     from pgn_edge.runtime.live import LiveOptions, LiveSource
     from pgn_edge.runtime.live.address import live_address
@@ -61,7 +66,7 @@ def _open(camera: CameraPlan, alone: bool, strict: bool) -> Source:
     options = LiveOptions(**camera.live) if camera.live else None
     if not alone and live_address(camera.source) is not None:
         return LiveSource(camera.source, options)
-    return open_source(camera.source, options, strict=strict)
+    return open_source(camera.source, options, white=white, left_out=left_out)
 
 
 @contextmanager

@@ -77,6 +77,7 @@ class RunPlan:
         web: where the live page is; None for nowhere.
         bundles: folder of bundles that the page may swap in; None for none.
         strict: Whether an unreadable image stops the run, and missing frames make it fail.
+        white: Value of white in image files of 16 bits a channel; None for 65,535, dark files refused.
     """
 
     vit: str
@@ -89,6 +90,7 @@ class RunPlan:
     web: Listen | None = None
     bundles: str | None = None
     strict: bool = False
+    white: int | None = None
 
     @property
     def draws(self) -> bool:

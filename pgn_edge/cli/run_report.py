@@ -34,15 +34,14 @@ def missing_lines(summary: RunSummary) -> list[str]:
     lines = []
     for name, camera in summary.cameras.items():
         missing = camera.missing
-        if missing.frames:
+        if missing.damaged or missing.cut_short:  # unreadable images are in the line of what was left out
             counts = {
                 "damaged": missing.damaged,
                 "cut short at the end": missing.cut_short,
-                "unreadable": missing.unreadable,
             }
             reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
             first = f"; the first: {missing.first}" if missing.first else ""
-            lines.append(f"{printable(name)}: missing frames: {missing.frames} ({reasons}){first}")
+            lines.append(f"{printable(name)}: missing frames: {missing.damaged + missing.cut_short} ({reasons}){first}")
     return lines
 
 

@@ -106,14 +106,46 @@ def test_run_answers_the_readable_images_of_a_folder(tmp_path: Path, tiny_pair) 
     for name in ("a.png", "c.png"):
         cv2.imwrite(str(folder / name), np.zeros((48, 64, 3), np.uint8))
     (folder / "b.png").write_bytes((folder / "a.png").read_bytes()[:40])
+    (folder / "below").mkdir()
+    (folder / ".b.png.part").write_bytes(b"")
     command = ("run", "--source", folder, "--vit", tiny_pair.vit, "--task", tiny_pair.task, "--jsonl")
     done, strict = call(*command, tmp_path / "out.jsonl"), call(*command, tmp_path / "strict.jsonl", "--strict")
     assert done.exit_code == 0, done.output
     assert [line["name"] for line in lines_of((tmp_path / "out.jsonl").read_text())] == ["a.png", "c.png"]
-    assert f"shelf: missing frames: 1 (1 unreadable); the first: {folder / 'b.png'}: expected" in done.stderr
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith(f"left out: 1 image that cannot be read ({folder / 'b.png'}: ")
+    assert said.endswith(f"1 hidden or system file ({folder / '.b.png.part'})")
+    assert f"1 folder that was not looked into ({folder / 'below'})" in said
     assert strict.exit_code == 1
     assert strict.stderr.splitlines()[-1].startswith(f"pgn-edge: {folder / 'b.png'}: expected")
     assert not (tmp_path / "strict.jsonl").exists()
+
+
+def test_run_counts_photographs_that_it_does_not_read(tmp_path: Path, tiny_pair) -> None:
+    folder = tmp_path / "phone"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "a.png"), np.zeros((48, 64, 3), np.uint8))
+    (folder / "b.HEIC").write_bytes(b"")
+    command = ("run", "--source", folder, "--vit", tiny_pair.vit, "--task", tiny_pair.task, "--json")
+    done, strict = call(*command), call(*command, "--strict")
+    assert (done.exit_code, strict.exit_code) == (0, 1), done.output
+    assert json.loads(done.stdout)["left_out"] == {"unsupported_format": {"count": 1, "first": str(folder / "b.HEIC")}}
+    assert "b.HEIC: expected" in strict.stderr
+
+
+def test_run_reads_12_bits_as_white_says(tmp_path: Path, tiny_pair) -> None:
+    values = np.random.default_rng(0).integers(0, 4096, (48, 64)).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / "x-ray.png"), values)
+    cv2.imwrite(str(tmp_path / "same.png"), (values >> 4).astype(np.uint8))
+    engines = ("--vit", tiny_pair.vit, "--task", tiny_pair.task, "--jsonl", "-")
+    scores = []
+    for name in ("x-ray.png", "same.png"):
+        done = call("run", "--source", tmp_path / name, *engines, "--white", 4095)
+        scores.append(json.loads(done.stdout.splitlines()[0])["score"])
+    assert scores[0] == scores[1]
+    refused = call("run", "--source", tmp_path / "x-ray.png", *engines)
+    assert refused.exit_code == 1
+    assert "--white 4095" in refused.stderr
 
 
 def test_task_name_comes_before_an_equals_sign_but_not_from_a_folder(tmp_path: Path, clip: Path, tiny_pair) -> None:

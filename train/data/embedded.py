@@ -34,4 +34,4 @@ def _parts(
         part: Arrays(frames[low:high], numbers[low:high].copy(), f"{title}/{part}")
         for part, (low, high) in splits.items()
     }
-    return Parts(labels, **parts)
+    return Parts(labels, parts["train"], parts["test"], parts["validation"])

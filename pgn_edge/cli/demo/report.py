@@ -102,7 +102,7 @@ def canvas_strip(samples: Sequence[Sample]) -> bytes:
     gap = np.full((pictures[0].shape[0], 4, 3), 255, np.uint8)
     row = np.concatenate([part for one in pictures for part in (one, gap)][:-1], axis=1)
     large = cv2.resize(row, None, fx=3, fy=3, interpolation=cv2.INTER_NEAREST)
-    return cv2.imencode(".png", large)[1].tobytes()
+    return bytes(cv2.imencode(".png", large)[1])
 
 
 def _bars(accuracy: Mapping[str, float]) -> Figure:
