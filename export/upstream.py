@@ -20,9 +20,9 @@ from pgn_edge.fingerprint import sha256_file
 from pgn_edge.geometry import Geometry
 from pgn_edge.heads import Head, HeadKind
 from pgn_edge.images import read_image
+from pgn_edge.labels import DATASETS, find_labels, find_template
 from pgn_edge.left_out import LeftOut
 from pgn_edge.listing import list_images
-from pgn_edge.labels import DATASETS, find_labels, find_template
 from pgn_edge.nn.backbones import load_backbone
 from pgn_edge.nn.checkpoint import GOLDEN_FRAMES, Checkpoint, save_checkpoint, spread
 from pgn_edge.nn.pgn import PGN, PgnConfig
@@ -179,7 +179,7 @@ def _image_files(folder: Path | None) -> list[Path]:
     """At most `GOLDEN_FRAMES` images, spread over all that lie below the folder; none where no folder was given."""
     if folder is None:
         return []
-    found = list_images(folder, LeftOut())
+    found = list_images(folder, LeftOut()) if folder.is_dir() else []
     if not found:
         raise DataError(str(folder), expected="a folder with images", got="none below it", do="check --images")
     return [found[index] for index in spread(len(found), GOLDEN_FRAMES)]
