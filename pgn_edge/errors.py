@@ -22,6 +22,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pgn_edge.redact import redact
+
 
 class PgnEdgeError(Exception):
     """Root of the tree: one line that says what was expected, what came, and what to do.
@@ -34,11 +36,12 @@ class PgnEdgeError(Exception):
     """
 
     def __init__(self, subject: str, *, expected: str, got: str, do: str) -> None:
-        self.subject = subject
-        self.expected = expected
-        self.got = got
-        self.do = do
-        message = f"{subject}: expected {expected}, got {got}; {do}"
+        # Parts may quote an address, or a foreign error that does.
+        self.subject = redact(str(subject))
+        self.expected = redact(str(expected))
+        self.got = redact(str(got))
+        self.do = redact(str(do))
+        message = f"{self.subject}: expected {self.expected}, got {self.got}; {self.do}"
         # Parts of it come from files that nobody vouches for: no line breaks, no terminal escapes.
         super().__init__("".join(c if c.isprintable() else " " for c in message))
 

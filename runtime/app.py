@@ -14,6 +14,7 @@ import numpy as np
 
 from pgn_edge.errors import PairingError
 from pgn_edge.progress import Progress, silent
+from pgn_edge.redact import redact
 from pgn_edge.runtime.metrics import Metrics
 from pgn_edge.runtime.result import Result
 from pgn_edge.runtime.runtime import Runtime
@@ -218,7 +219,7 @@ class Account:
 
     def fail(self, camera: str, error: str) -> None:
         """Count a camera that ended with an error."""
-        self._cameras[camera].error = error
+        self._cameras[camera].error = redact(error)
         if self._metrics is not None:
             self._metrics.errors.add(1, "camera")
 

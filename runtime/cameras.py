@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from pgn_edge.errors import DataError, PairingError, PgnEdgeError
 from pgn_edge.progress import Progress, silent
+from pgn_edge.redact import public_name
 from pgn_edge.runtime.app import Account, RunSummary
 from pgn_edge.runtime.live import LiveSource
 from pgn_edge.runtime.metrics import Metrics
@@ -50,6 +51,7 @@ class Camera:
     _told: list[bool] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "name", public_name(self.name))
         if not self.name:
             raise DataError("camera", expected="a name", got="none", do="give one")
         if not self.tasks:

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pgn_edge.errors import OutputError
+from pgn_edge.redact import keep_secret
 
 MOST_CONNECTIONS = 16  # at a time; one more takes the place of the longest silent stranger, or is closed at once
 TIMEOUT_S = 5.0  # for a client that says nothing, or takes nothing
@@ -106,6 +107,7 @@ class HttpService:
 
     def __init__(self, subject: str, host: str, port: int, token: str, handler: type[QuietHandler]) -> None:
         subject = f"{subject} {host}:{port}"
+        keep_secret(token)
         if not token and not is_loopback(host):
             raise OutputError(
                 subject, expected="a token, for an address that others reach", got="none", do="give one, or 127.0.0.1"

@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Protocol
 
 from pgn_edge.errors import PairingError
+from pgn_edge.redact import public_name
 from pgn_edge.runtime.result import Result
 from pgn_edge.runtime.runtime import Runtime
 from pgn_edge.runtime.sinks import Sink
@@ -244,7 +245,7 @@ def _labels(names: Sequence[str], values: Sequence[str]) -> str:
 
 def _escaped(value: str) -> str:
     # A lone surrogate, as in a file name that is no UTF-8, would make the whole page unreadable.
-    text = value.encode(errors="replace").decode()
+    text = public_name(value).encode(errors="replace").decode()
     return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 

@@ -18,6 +18,7 @@ from pgn_edge.errors import DataError
 from pgn_edge.images import IMAGE_SUFFIXES, is_image, read_image, require_white
 from pgn_edge.left_out import LeftOut, Reason
 from pgn_edge.listing import list_images
+from pgn_edge.redact import public_name
 
 if TYPE_CHECKING:
     from pgn_edge.runtime.live import LiveOptions, LiveSource
@@ -73,6 +74,8 @@ class Frame:
         if not self.camera:
             camera, mark, _ = self.name.rpartition("#")
             object.__setattr__(self, "camera", camera if mark and camera else "files")
+        for name in ("name", "camera"):
+            object.__setattr__(self, name, public_name(getattr(self, name)))
 
     @property
     def number(self) -> int:

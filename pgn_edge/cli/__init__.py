@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +18,7 @@ import click
 from pgn_edge import __version__
 from pgn_edge.cli import standard_output
 from pgn_edge.errors import MissingExtraError, PgnEdgeError, PgnEdgeWarning
+from pgn_edge.redact import redact
 
 # What a command needs beyond the base install.
 EXTRAS = {
@@ -40,11 +42,17 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (click.exceptions.Exit, click.ClickException, click.Abort):
+        except click.ClickException as exc:
+            exc.message = redact(exc.message)  # it may quote an option that holds a password
+            raise
+        except (click.exceptions.Exit, click.Abort):
             raise
         except Exception as exc:
-            if ctx.params["debug"] or standard_output.is_lost(exc):
+            if standard_output.is_lost(exc):
                 raise
+            if ctx.params["debug"]:
+                click.echo(redact(traceback.format_exc()), err=True, nl=False)
+                ctx.exit(1)
             click.echo(f"pgn-edge: {' '.join(_message(exc, ctx.invoked_subcommand).split())}", err=True)
             ctx.exit(1)
 
@@ -54,7 +62,7 @@ def _message(exc: Exception, command: str | None) -> str:
         return str(exc)
     if isinstance(exc, ModuleNotFoundError) and command in EXTRAS:
         return str(MissingExtraError(str(exc.name), EXTRAS[command]))
-    return f"internal error: {type(exc).__name__}: {exc}; run again with --debug and report it"
+    return f"internal error: {type(exc).__name__}: {redact(str(exc))}; run again with --debug and report it"
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

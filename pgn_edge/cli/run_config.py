@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from pgn_edge.cli.run_plan import (
     METRICS_PORT,
@@ -22,6 +23,7 @@ from pgn_edge.cli.run_plan import (
 )
 from pgn_edge.documents import read_toml, warn_of_open_secrets
 from pgn_edge.errors import DataError
+from pgn_edge.redact import keep_secret
 
 Kinds = Mapping[str, type]
 
@@ -144,6 +146,11 @@ class _Config:
         for name in names:
             if not os.environ.get(name):
                 raise self.error(where, f"the environment to hold {name}", "nothing", f"set {name} before the start")
+        key = where.rpartition(".")[2]
+        if key in ("token", "password"):
+            keep_secret(*(os.environ[name] for name in names))
+        if key in ("source", "url"):
+            return _filled_address(text)
         return VARIABLE.sub(lambda match: os.environ[match[1]], text)
 
     def camera(self, name: str, values: Any, tasks: Mapping[str, str]) -> CameraPlan:
@@ -211,3 +218,17 @@ class _Config:
 
     def error(self, where: str, expected: str, got: str, do: str) -> DataError:
         return DataError(f"{self.path}: {where}", expected=expected, got=got, do=do)
+
+
+def _filled_address(template: str) -> str:
+    """An address with its variables, encoded where they are a user, a password or a value of the query."""
+
+    def fill(match: re.Match[str]) -> str:
+        value, before, after = os.environ[match[1]], template[: match.start()], template[match.end() :]
+        # Variables that stand for the whole user part, `user:password`, keep their colon.
+        is_user = "://" in before and "@" not in before.rpartition("://")[2] and "@" in after
+        if is_user or "?" in before:
+            return quote(value, safe=":" if before.endswith("://") else "")
+        return value
+
+    return VARIABLE.sub(fill, template)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pgn_edge.cli.console import progress_bar
 from pgn_edge.cli.run_plan import CameraPlan, RunPlan
 from pgn_edge.cli.run_sinks import make_sinks, serving
+from pgn_edge.redact import public_name
 
 if TYPE_CHECKING:
     from pgn_edge.left_out import LeftOut
@@ -38,7 +39,7 @@ def execute(plan: RunPlan, left_out: LeftOut) -> RunSummary:
         sources = {}
         for camera in plan.cameras:
             source = stack.enter_context(_open(camera, len(plan.cameras) == 1, plan.white, left_out))
-            sources[camera.name or source.name] = source
+            sources[public_name(camera.name or source.name)] = source
         live = any(isinstance(source, LiveSource) for source in sources.values())
         runtime = stack.enter_context(Runtime(plan.vit, plan.tasks, canvases=plan.draws, **plan.engine))
         sinks = make_sinks(plan, runtime, sources)

@@ -11,6 +11,7 @@ from time import sleep
 from typing import Generic
 
 from pgn_edge.errors import EngineError
+from pgn_edge.redact import keep_secret
 from pgn_edge.runtime.engines.lanes import Answer, Lanes, Pending, Session
 from pgn_edge.runtime.retry import Backoff, CircuitBreaker, Deadline, NoAnswerError
 
@@ -49,6 +50,7 @@ class CallOptions:
             if getattr(self, name) < 1:
                 raise wrong_option(name, "1 or more", f"{getattr(self, name)}")
         check_pem(self.ca_file)
+        keep_secret(self.token or "")
         if self.token is not None and not (self.token.isascii() and self.token.isprintable() and self.token.strip()):
             raise wrong_option("token", "printable ASCII", "something else")
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from pgn_edge.errors import EngineError
+from pgn_edge.redact import redact
 from pgn_edge.runtime.http_client import RETRIED, HttpAnswer
 from pgn_edge.runtime.retry import NoAnswerError
 
@@ -60,14 +61,12 @@ class Expected:
         path: keys, numbers and `*` that lead to the vectors.
         count: of the images.
         width: of the vectors; None where nobody knows.
-        secrets: texts that no message may repeat.
     """
 
     name: str
     path: tuple[str, ...]
     count: int
     width: int | None
-    secrets: tuple[str, ...]
 
     @property
     def most_bytes(self) -> int:
@@ -100,7 +99,7 @@ def read_answer(answer: HttpAnswer, expected: Expected) -> np.ndarray:
             raise NoAnswerError(
                 expected.name, expected="JSON", got="half of it, or none", do="check the way to the service"
             ) from exc
-        raise _wrong(expected, "JSON", _quoted(_printable(_text(answer.body), expected)) or "nothing", answer) from exc
+        raise _wrong(expected, "JSON", _quoted(_printable(_text(answer.body))) or "nothing", answer) from exc
     rows = [row for node in _nodes(document, expected, answer) for row in _rows(node, expected, answer)]
     if len(rows) != expected.count:
         raise _wrong(expected, f"{expected.count} vectors, one for each image", str(len(rows)), answer)
@@ -130,7 +129,7 @@ def _nodes(document: Any, expected: Expected, answer: HttpAnswer) -> list[Any]:
             elif isinstance(node, list) and step.isdecimal() and int(step) < len(node):
                 found.append(node[int(step)])
             else:
-                said = _printable(json.dumps(_outline(node)), expected)
+                said = _printable(json.dumps(_outline(node)))
                 raise _wrong(expected, f"{step} in {where}", _quoted(said), answer)
         nodes = found
     return nodes
@@ -151,7 +150,7 @@ def _rows(node: Any, expected: Expected, answer: HttpAnswer) -> list[list[float 
     for row in rows:
         # A truth value is a number to Python, and so is a string of digits to numpy.
         if not isinstance(row, list) or not row or not all(each is None or type(each) in (int, float) for each in row):
-            said = _printable(json.dumps(_outline(row)), expected)
+            said = _printable(json.dumps(_outline(row)))
             raise _wrong(expected, f"a list of numbers at {'.'.join(expected.path)}", _quoted(said), answer)
         if any(type(each) is int and abs(each) > 1e300 for each in row):
             raise _wrong(expected, "numbers that float64 holds", "larger ones", answer)
@@ -207,7 +206,7 @@ def _said(body: bytes, expected: Expected) -> str:
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
-        return _printable(_text(body), expected)
+        return _printable(_text(body))
     while isinstance(document, (dict, list)) and document:
         if isinstance(document, list):
             document = document[0]
@@ -217,18 +216,16 @@ def _said(body: bytes, expected: Expected) -> str:
             break
         document = document[key]
     text = document if isinstance(document, str) else json.dumps(document)
-    return _printable(text, expected)
+    return _printable(text)
 
 
 def _text(body: bytes) -> str:
     return body[:MOST_REST_BYTES].decode(errors="replace")
 
 
-def _printable(text: str, expected: Expected) -> str:
+def _printable(text: str) -> str:
     """One short line without secrets."""
-    for secret in expected.secrets:
-        text = text.replace(secret, "***")
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    line = " ".join("".join(c if c.isprintable() else " " for c in redact(text)).split())
     return line if len(line) <= MOST_SAID else f"{line[:MOST_SAID]}…"
 
 

@@ -91,7 +91,7 @@ class ServiceClient:
             )
         config = self._config
         kind, body = config.body.encode(files, content_type)
-        expected = Expected(config.name, config.answer, len(files), width, config.secrets)
+        expected = Expected(config.name, config.answer, len(files), width)
         headers = {"Accept": "application/json", **config.headers, "Content-Type": kind}
         return self._calls.start(lambda session, timeout_s: session.ask(body, headers, expected, timeout_s), deadline_s)
 

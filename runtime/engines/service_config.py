@@ -13,6 +13,7 @@ from urllib.parse import SplitResult
 
 from pgn_edge.documents import read_toml, warn_of_open_secrets
 from pgn_edge.errors import DataError, EngineError
+from pgn_edge.redact import keep_secret
 from pgn_edge.runtime.engines.calls import CallOptions, is_loopback
 from pgn_edge.runtime.engines.service_body import Body, FormBody, JsonBody
 from pgn_edge.runtime.http_client import check_url, is_header
@@ -47,7 +48,6 @@ class ServiceConfig:
         answer: keys, numbers and `*` that lead to the vectors in an answer.
         transport: how a canvas becomes an image file.
         headers: of each request; never printed.
-        secrets: texts that no message may repeat.
         options: deadline, attempts and limits.
         task: bundle made for the ViT that the service runs; None where nothing is known of it.
     """
@@ -58,7 +58,6 @@ class ServiceConfig:
     answer: tuple[str, ...]
     transport: Transport
     headers: Mapping[str, str] = field(repr=False)
-    secrets: tuple[str, ...] = field(repr=False)
     options: CallOptions
     task: Path | None
 
@@ -98,7 +97,7 @@ class _File:
         for key in FOREIGN[request]:
             if key in given:
                 raise self.error(key, f"no such key for request = {request!r}", "one", "leave it out")
-        headers, secrets = self.headers(given)
+        headers = self.headers(given)
         try:
             url = check_url(given["url"], "url", EngineError)
             config = ServiceConfig(
@@ -108,7 +107,6 @@ class _File:
                 answer=self.answer(given["answer"]),
                 transport=Transport.parse(given.get("transport", "png")),
                 headers=headers,
-                secrets=secrets,
                 options=self.options(given),
                 task=self.path.parent / given["task"] if "task" in given else None,
             )
@@ -136,9 +134,9 @@ class _File:
                 raise self.error(key, "this key", "none", "add it")
         return values
 
-    def headers(self, given: Mapping[str, Any]) -> tuple[dict[str, str], tuple[str, ...]]:
-        """Headers with the variables filled in, and what of them is secret."""
-        headers, secrets = {}, []
+    def headers(self, given: Mapping[str, Any]) -> dict[str, str]:
+        """Headers with the variables filled in; no message shows these variables from here on."""
+        headers = {}
         for name, value in given.get("headers", {}).items():
             where = f"headers.{name}"
             if not isinstance(value, str):
@@ -146,14 +144,14 @@ class _File:
             if not HEADER.fullmatch(name) or name.lower() in OURS:
                 raise self.error(where, "a header that is free to choose", "another", "leave it out")
             headers[name] = self.filled(where, value)
-            secrets += [os.environ[variable] for variable in _variables(value)]
+            keep_secret(*(os.environ[variable] for variable in _variables(value)))
         if "token" in given:
             token = self.filled("token", given["token"])
             if any(name.lower() == "authorization" for name in headers):
                 raise self.error("token", "a token or a header Authorization", "both", "leave one out")
             headers["Authorization"] = f"Bearer {token}"
-            secrets.append(token)
-        return headers, tuple(secrets)
+            keep_secret(token)
+        return headers
 
     def filled(self, where: str, text: str) -> str:
         """A text with the variables of the environment that it names."""

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 from urllib.parse import urlsplit
 
 from pgn_edge.errors import DataError
+from pgn_edge.redact import keep_address_secrets, redact_address
 
 SCHEMES = ("rtsp", "rtsps", "http", "https")
-SECRETS = (
-    (re.compile(r"//[^/\s]*@"), "//***@"),
-    (re.compile(r"\?[^\s'\"]+"), "?***"),
-    (re.compile(r"(user-id|user-pw|password)=\S+"), r"\1=***"),
-)
 
 
 @dataclass(frozen=True)
@@ -33,8 +28,8 @@ class Address:
 
     @property
     def label(self) -> str:
-        """For messages, results and logs: without users, passwords and queries."""
-        return without_secrets(self.text)
+        """Name for messages, results and logs, without users, passwords and the secrets of queries."""
+        return redact_address(self.text)
 
     @property
     def may_end(self) -> bool:
@@ -47,15 +42,10 @@ class Address:
         return PurePosixPath(urlsplit(self.text).path).suffix.lower() if self.kind == "stream" else ""
 
 
-def without_secrets(text: str) -> str:
-    """A text with users, passwords and queries of every address in it left out."""
-    for pattern, stand_in in SECRETS:
-        text = pattern.sub(stand_in, text)
-    return text
-
-
 def live_address(source: str) -> Address | None:
     """The live source that `source` names; None for what is left, files and folders.
+
+    No message shows the secrets of the source from here on.
 
     Args:
         source: number of a camera, /dev/videoN, an address, or a GStreamer pipeline that ends in an appsink.
@@ -63,12 +53,13 @@ def live_address(source: str) -> Address | None:
     Raises:
         DataError: an address of another scheme, or a pipeline without an appsink.
     """
+    keep_address_secrets(source)
     if (source.isascii() and source.isdigit()) or source.startswith("/dev/video"):
         return Address("device", source)
     if " ! " in source and not os.path.exists(source):
         if "appsink" not in source.rpartition("!")[2]:
             raise DataError(
-                without_secrets(source),
+                redact_address(source),
                 expected="a pipeline that ends in an appsink",
                 got="another last element",
                 do="end it with: ! videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1",
@@ -79,7 +70,7 @@ def live_address(source: str) -> Address | None:
         return None
     if scheme.lower() not in SCHEMES:
         raise DataError(
-            without_secrets(source),
+            redact_address(source),
             expected=f"an address that starts with one of {', '.join(f'{name}://' for name in SCHEMES)}",
             got=f"{scheme}://",
             do="give a path for a file, or read other streams with a GStreamer pipeline",

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from pgn_edge.errors import DataError, PgnEdgeError
-from pgn_edge.runtime.live.address import Address, without_secrets
+from pgn_edge.redact import redact
+from pgn_edge.runtime.live.address import Address
 from pgn_edge.runtime.live.buffer import FrameBuffer, Pending
 from pgn_edge.runtime.live.child import Grabber
 from pgn_edge.runtime.live.memory import FrameMemory
@@ -191,7 +192,7 @@ class Connection:
                     return self._stall()
                 continue
             if event is None:
-                return Loss("errors", f"the grabber died: {without_secrets(self._grabber.last_words())}")
+                return Loss("errors", f"the grabber died: {redact(self._grabber.last_words())}")
             if event[0] == "ended":
                 return self._ended(*event[1:])
             loss = self._handlers[event[0]](*event[1:])
@@ -257,7 +258,7 @@ class Connection:
 
     def _failed(self, reason: str) -> Loss:
         words = self._grabber.last_words()
-        return Loss("errors", without_secrets(f"{reason}: {words}" if words else reason))
+        return Loss("errors", redact(f"{reason}: {words}" if words else reason))
 
 
 def _give_back(grabber: Grabber, memory: str, slot: int) -> None:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Literal, Protocol
 
 from pgn_edge.errors import OutputError
+from pgn_edge.redact import redact
 from pgn_edge.runtime.result import Result
 from pgn_edge.runtime.sources import Frame
 
@@ -60,8 +61,9 @@ class Tally:
 
     def fail(self, reason: str) -> None:
         """Count a failed attempt."""
+        shown = redact(reason)
         with self._lock:
-            self._counts = replace(self._counts, errors=self._counts.errors + 1, last_error=reason)
+            self._counts = replace(self._counts, errors=self._counts.errors + 1, last_error=shown)
 
     @contextmanager
     def attempt(self, on_error: OnError, *, sent: int = 1) -> Iterator[None]:

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from pgn_edge.errors import MissingExtraError, OutputError
+from pgn_edge.redact import keep_secret
 from pgn_edge.runtime.http_client import tls_context
 from pgn_edge.runtime.record import AnswerRecord
 from pgn_edge.runtime.result import Result
@@ -74,6 +75,7 @@ class MqttSink:
 
     def __init__(self, host: str, port: int = 1883, options: MqttOptions | None = None) -> None:
         self._options = options or MqttOptions()
+        keep_secret(self._options.password)
         _check(host, port, self._options)
         self._address = host, port
         self._client = self._make_client()

@@ -11,6 +11,7 @@ from time import monotonic
 from types import TracebackType
 
 from pgn_edge.errors import OutputError
+from pgn_edge.redact import keep_address_secrets, keep_secret
 from pgn_edge.runtime.http_client import FAULTS, RETRIED, HttpAnswer, HttpClient, check_url, fault_name, tls_context
 from pgn_edge.runtime.record import AnswerRecord
 from pgn_edge.runtime.result import Result
@@ -62,6 +63,8 @@ class WebhookSink:
 
     def __init__(self, url: str, options: WebhookOptions | None = None) -> None:
         self._options = options or WebhookOptions()
+        keep_secret(self._options.token)
+        keep_address_secrets(url)
         address = check_url(url, "webhook", OutputError)
         _check_options(self._options)
         context = tls_context(self._options.ca_file, OutputError) if address.scheme == "https" else None

@@ -9,7 +9,7 @@ import pytest
 
 from pgn_edge.errors import DataError
 from pgn_edge.runtime.live import LiveOptions, LiveSource
-from pgn_edge.runtime.live.address import Address, live_address, without_secrets
+from pgn_edge.runtime.live.address import Address, live_address
 from pgn_edge.runtime.live.grabber import is_picture
 from pgn_edge.runtime.live.memory import FrameMemory
 from pgn_edge.runtime.sources import open_source
@@ -78,7 +78,7 @@ def test_a_file_is_no_live_source() -> None:
     [
         ("rtsp://admin:s3cret@10.0.0.2:554/1", "rtsp://***@10.0.0.2:554/1"),
         ("rtsp://admin:p@ss@10.0.0.2/1", "rtsp://***@10.0.0.2/1"),
-        ("http://camera/video.mjpg?user=a&pwd=s3cret", "http://camera/video.mjpg?***"),
+        ("http://camera/video.mjpg?user=a&pwd=s3cret", "http://camera/video.mjpg?user=***&pwd=***"),
         (
             "rtspsrc location=rtsp://a:b@c/1 user-pw=s3cret ! appsink",
             "rtspsrc location=rtsp://***@c/1 user-pw=*** ! appsink",
@@ -87,7 +87,6 @@ def test_a_file_is_no_live_source() -> None:
     ],
 )
 def test_secrets_are_not_shown(text: str, shown: str) -> None:
-    assert without_secrets(text) == shown
     assert Address("stream", text).label == shown
 
 
