@@ -77,7 +77,8 @@ class _Opened:
     @property
     def states_white(self) -> bool:
         """Whether the format says what is white: a PPM or PGM of another maximum, which Pillow has scaled already."""
-        return self.image.format == "PPM" and len(self.options) > 1 and self.options[1] != FULL_WHITE
+        scaled = bool(self.tiles) and str(self.tiles[0][0]).startswith("ppm")
+        return scaled and self.options[1] != FULL_WHITE
 
     def with_rawmode(self, rawmode: str) -> list[Any]:
         """The same tiles, to be unpacked in another way."""
