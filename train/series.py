@@ -29,6 +29,7 @@ from pgn_edge.progress import Progress, silent
 from pgn_edge.train.baselines.contenders import CONTENDERS, Setting
 from pgn_edge.train.config import Execution, Schedule, TrainConfig
 from pgn_edge.train.data.dataset import DataSet
+from pgn_edge.train.data.identity import identity
 from pgn_edge.train.data.samples import Reading
 from pgn_edge.train.data.table import load_data
 from pgn_edge.train.distributed import make_accelerator
@@ -96,6 +97,7 @@ class Series:
         self.store, self.base, self.total, self.progress = store, base, total, progress
         self.done = 0
         self._data: dict[str, DataSet] = {}
+        self._known: set[str] = set()  # data sets whose results may be mixed with those of the folder
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -122,10 +124,14 @@ class Series:
             rates: factors to the learning rate, of which the first seed's validation accuracy chooses.
 
         Raises:
+            DataError: the data are not those of the results that the folder holds.
             InterruptedRunError: by a signal; everything that was finished is kept.
             OutputError: a result cannot be written.
         """
-        contender = CONTENDERS[job.contender]
+        contender, source = CONTENDERS[job.contender], job.config.data
+        if source not in self._known:
+            self.store.require_data(source, identity(self.data(source), test=True))
+            self._known.add(source)
         planned = self.done + runs_of(job, self.base.seeds, rates)
         results: list[Result] = []
         row = Row(name, data, job.config.head)

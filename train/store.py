@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pgn_edge.errors import OutputError
+from pgn_edge.errors import DataError, OutputError
 from pgn_edge.files import write_text
 from pgn_edge.train.config import Schedule, TrainConfig
+from pgn_edge.train.data.identity import difference
 
 FORMAT, SCHEMA = "pgn-edge run", 1
 
@@ -41,7 +42,7 @@ class Job:
         about = self.to_json()
         seed = about["schedule"].pop("seed")
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
-        data = re.sub(r"[^A-Za-z0-9]+", "-", Path(self.config.data).name).strip("-")[:40]
+        data = _slug(self.config.data)
         return f"{self.contender}_{data}_{digest}_{seed}"
 
 
@@ -85,8 +86,8 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.results, self.searches, self.checkpoints = (
-            folder / name for name in ("results", "searches", "checkpoints")
+        self.results, self.searches, self.checkpoints, self.contents = (
+            folder / name for name in ("results", "searches", "checkpoints", "data")
         )
 
     def make(self) -> Store:
@@ -95,7 +96,7 @@ class Store:
         Raises:
             OutputError: they cannot be made.
         """
-        for each in (self.results, self.searches, self.checkpoints):
+        for each in (self.results, self.searches, self.checkpoints, self.contents):
             try:
                 each.mkdir(parents=True, exist_ok=True)
             except OSError as exc:
@@ -120,6 +121,27 @@ class Store:
             OutputError: it cannot be written.
         """
         self._write(self.results / f"{job.name}.json", asdict(result))
+
+    def require_data(self, name: str, contents: Mapping[str, Any]) -> None:
+        """Refuse to mix results of data that changed with those that the folder holds.
+
+        Args:
+            name: Name of the data set, as the command has it.
+            contents: What `identity` says of it now.
+
+        Raises:
+            DataError: its classes or files are not those of the results.
+            OutputError: what it says cannot be written.
+        """
+        path = self.contents / f"{_slug(name)}_{hashlib.sha256(name.encode()).hexdigest()[:12]}.json"
+        before = _load(path)
+        if before is None:
+            write_text(path, json.dumps(contents, indent=2) + "\n")
+            return
+        changed = difference(before, contents)
+        if changed is not None:
+            do = f"choose another folder: -o, or bring back the data of the results in {self.folder}"
+            raise DataError(name, expected=changed[0], got=changed[1], do=do)
 
     def search(self, job: Job) -> dict[str, float] | None:
         """Validation accuracy of each learning rate that was tried for a job; None as for `result`."""
@@ -177,13 +199,23 @@ class Store:
         write_text(path, json.dumps({"format": FORMAT, "schema": SCHEMA, **data}, indent=2) + "\n")
 
     def _read(self, path: Path, job: Job) -> dict[str, Any] | None:
-        try:
-            data = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
-            return None
+        data = _load(path)
         if not isinstance(data, dict) or data.pop("format", None) != FORMAT or data.pop("schema", None) != SCHEMA:
             return None
         return data if data.get("job") == job.to_json() else None
+
+
+def _load(path: Path) -> Any:
+    """A JSON document; None where there is none."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
+        return None
+
+
+def _slug(data: str) -> str:
+    """The name of a data set as names of files have it."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", Path(data).name).strip("-")[:40]
 
 
 def _is_whole(result: Result) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pgn_edge.errors import InterruptedRunError, TrainingError
+from pgn_edge.errors import DataError, InterruptedRunError, TrainingError
 from pgn_edge.nn.checkpoint import load_checkpoint
 from pgn_edge.nn.vit import Backbone
 from pgn_edge.progress import Progress, silent
@@ -218,3 +218,16 @@ def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch):
 def test_no_seed_is_refused():
     with pytest.raises(TrainingError, match="seeds: expected at least 1, got 0"):
         Base(TrainConfig("any"), SHORT, 0)
+
+
+def test_a_series_goes_on_only_with_the_data_that_it_began_with(
+    bar_folder: Path, use_tiny_backbone: Backbone, tmp_path: Path
+):
+    folder = tmp_path / "bars"
+    shutil.copytree(bar_folder, folder)
+    store, own = Store(tmp_path / "runs").make(), job("zero-shot", folder)
+    first = make(store).row("zero-shot", own, folder.name)
+    assert first.results == make(store).row("zero-shot", own, folder.name).results
+    (folder / "0").rename(folder / "3")
+    with pytest.raises(DataError, match=r"expected class '0' in place 1, got '1'; choose another folder: -o"):
+        make(store).row("zero-shot", own, folder.name)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pgn_edge.errors import OutputError
+from pgn_edge.errors import DataError, OutputError
 from pgn_edge.train.config import Schedule, TrainConfig
 from pgn_edge.train.store import Job, Result, Store
 
@@ -111,3 +112,37 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="a folder that can be made"):
         Store(tmp_path / "file").make()
+
+
+def contents(labels: str = "aa") -> dict[str, Any]:
+    return {"classes": ["ant", "bee"], "test": {"images": 4, "labels": labels}}
+
+
+def test_results_of_data_that_changed_are_not_mixed_with_new_ones(tmp_path: Path):
+    store = Store(tmp_path).make()
+    store.require_data("photos", contents())
+    store.require_data("photos", contents())
+    store.require_data("other/photos", contents("bb"))
+    says = r"photos: expected the test images that it began with, got other labels; choose another folder: -o"
+    with pytest.raises(DataError, match=says):
+        Store(tmp_path).require_data("photos", contents("bb"))
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", "\xff", "[" * 5000])
+def test_a_damaged_description_of_the_data_is_written_anew(tmp_path: Path, text: str):
+    store = Store(tmp_path).make()
+    store.require_data("photos", contents())
+    (path,) = store.contents.iterdir()
+    path.write_text(text, encoding="latin-1")
+    store.require_data("photos", contents())
+    assert json.loads(path.read_text()) == contents()
+
+
+@pytest.mark.parametrize("before", [[], 7, {"classes": 3, "test": {}}, {"classes": []}])
+def test_a_description_of_another_form_is_refused(tmp_path: Path, before: object):
+    store = Store(tmp_path).make()
+    store.require_data("photos", contents())
+    (path,) = store.contents.iterdir()
+    path.write_text(json.dumps(before))
+    with pytest.raises(DataError, match="without a description"):
+        store.require_data("photos", contents())

@@ -14,22 +14,20 @@ from pgn_edge.train.data.samples import Arrays, Files, Joined, Samples, Subset
 ABSENT = -1  # size of a file that is not there
 
 
-def identity(data: DataSet) -> dict[str, Any]:
-    """Describe the training and validation data, so that a run can tell whether they changed.
+def identity(data: DataSet, *, test: bool = False) -> dict[str, Any]:
+    """Describe the data that a run learns from, so that it can tell whether they changed.
 
     Names are relative to the folder that all of a split share: a data set may move as a whole.
 
     Args:
         data: Data set of the run.
+        test: Whether the test split belongs to it.
 
     Returns:
         A JSON object: class names, the number of images of each split, and digests.
     """
-    return {
-        "classes": list(data.labels),
-        "training": _split(data.train),
-        "validation": _split(data.validation),
-    }
+    splits = {"training": data.train, "validation": data.validation, **({"test": data.test} if test else {})}
+    return {"classes": list(data.labels), **{name: _split(samples) for name, samples in splits.items()}}
 
 
 def difference(before: Any, now: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -44,17 +42,21 @@ def difference(before: Any, now: Mapping[str, Any]) -> tuple[str, str] | None:
     """
     if before == now:
         return None
-    if not isinstance(before, dict) or set(before) != set(now):
+    if not isinstance(before, dict) or _types(before) != _types(now):
         return "data that it describes", "a state without a description of its data"
     if before["classes"] != now["classes"]:
         return _classes(before["classes"], now["classes"])
-    for part in ("training", "validation"):
+    for part in [name for name in now if name != "classes"]:
         for key in now[part]:
             if before[part].get(key) != now[part][key]:
                 if key == "images":
                     return f"{before[part][key]} {part} images", str(now[part][key])
                 return f"the {part} images that it began with", f"other {key}"
     return None
+
+
+def _types(contents: Mapping[str, Any]) -> dict[str, type]:
+    return {key: type(each) for key, each in contents.items()}
 
 
 def _classes(before: list[str], now: list[str]) -> tuple[str, str]:
