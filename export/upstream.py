@@ -132,7 +132,10 @@ def import_upstream(
         pgn=pgn,
         head=head,
         golden_images=_golden(files, preprocess),
-        provenance=_provenance(source, config, options, template if head.kind == "text" else None, len(files)),
+        provenance={
+            **_provenance(source, config, options, template if head.kind == "text" else None, len(files)),
+            "activation": vit.activation(),
+        },
     )
     save_checkpoint(target, checkpoint)
     parameters = sum(parameter.numel() for parameter in pgn.parameters())

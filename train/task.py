@@ -278,7 +278,11 @@ class _Files:
             pgn=model.pgn,
             head=model.head.to_head(),
             golden_images=self.golden,
-            provenance={**self.provenance, "training": _summary(history)},
+            provenance={
+                **self.provenance,
+                "activation": model.vit.activation(),
+                "training": _summary(history),
+            },
         )
         save_checkpoint(self.path, checkpoint)
 

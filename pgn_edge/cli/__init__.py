@@ -17,6 +17,7 @@ import click
 
 from pgn_edge import __version__
 from pgn_edge.cli import standard_output
+from pgn_edge.cli.console import show_log
 from pgn_edge.errors import MissingExtraError, PgnEdgeError, PgnEdgeWarning
 from pgn_edge.redact import redact
 
@@ -70,6 +71,7 @@ def _message(exc: Exception, command: str | None) -> str:
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
     """Adapt one frozen ViT engine to any number of tasks, by its input alone."""
+    show_log()
 
 
 def main() -> None:

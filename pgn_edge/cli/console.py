@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -20,11 +21,42 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 PLAIN_NUMBER = frozenset("0123456789.+-e%")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
-weights_option = click.option(
-    "--weights",
-    type=click.Path(dir_okay=False),
-    help="Backbone weights to read instead of downloading them.",
-)
+
+
+def _with_key(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """One text for file and key, so that checkpoints and states of runs record both."""
+    key = ctx.meta.get("weights_key")
+    if key and value is None:
+        raise click.UsageError("--weights-key chooses among the weights in a file: give it with --weights FILE")
+    return f"{value}#{key}" if key else value
+
+
+def _keep_key(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    ctx.meta["weights_key"] = value
+
+
+def weights_option(command: Command) -> Command:
+    """Adds the options that name a file of backbone weights: one value, `weights`, with the key behind a #."""
+    for option in (
+        click.option(
+            "--weights-key",
+            metavar="KEY",
+            is_eager=True,  # before --weights, whose value it completes
+            expose_value=False,
+            callback=_keep_key,
+            help="Part of --weights to read, such as model_ema.",
+        ),
+        click.option(
+            "--weights",
+            type=click.Path(dir_okay=False),
+            callback=_with_key,
+            help="Backbone weights to read, not to download.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 fp16_option = click.option("--fp16", is_flag=True, help="Write strongly typed fp16 into the graph.")
 bf16_option = click.option("--bf16", is_flag=True, help="Write strongly typed bf16 into the graph.")
 drift_option = click.option("--allow-drift", is_flag=True, help="Write the output although a parity rung failed.")
@@ -148,6 +180,22 @@ def tell_left_out(left_out: LeftOut, notes: Sequence[str] = ()) -> None:
     for line in (*notes, left_out.summary()):
         if line:
             click.echo(printable(line), err=True)
+
+
+class _Lines(logging.Handler):
+    """Writes each log record as one line to stderr, whichever stream that is at the time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        click.echo(printable(record.getMessage()), err=True)
+
+
+def show_log() -> None:
+    """Let a command show what the library logs: the activation of a backbone, and what was assumed about it."""
+    logger = logging.getLogger("pgn_edge")
+    if not any(isinstance(handler, _Lines) for handler in logger.handlers):
+        logger.addHandler(_Lines())
+        logger.setLevel(logging.INFO)
 
 
 def printable(text: str) -> str:

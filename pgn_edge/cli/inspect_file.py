@@ -132,6 +132,7 @@ def _print_graph(graph: Mapping[str, Any]) -> None:
     rows.append(("opset", _counts(graph["opset"])))
     if "nodes" in graph:
         rows.append(("parameters", text(graph["parameters"])))
+        rows += [("activation", graph["activation"])] if graph["activation"] else []
         rows += [(f"{kind} nodes", _counts(types)) for kind, types in graph["arithmetic"].items()]
         rows += [
             (f"{kind} weights", f"{entry['tensors']} tensors, {entry['bytes']} bytes")

@@ -27,7 +27,19 @@ if TYPE_CHECKING:
 AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
 # Of the help; what is in none of them comes last.
 GROUPS = {
-    "Task": ("data", "root", "backbone", "weights", "head", "template", "white", "recipe", "output", "resume"),
+    "Task": (
+        "data",
+        "root",
+        "backbone",
+        "weights",
+        "weights_key",
+        "head",
+        "template",
+        "white",
+        "recipe",
+        "output",
+        "resume",
+    ),
     "Prompts": (
         *("prompts", "library", "generator", "mixing", "hidden", "resolution", "layout", "library_space"),
         *("library_std", "rounded", "transport"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from torch import nn
 from pgn_edge.errors import CheckpointError
 from pgn_edge.nn.vit import Backbone
 
+LOG = logging.getLogger("pgn_edge.backbones")
+
 
 def load_backbone(name: str, weights: str | Path | None = None) -> Backbone:
     """Load a frozen ViT and its own head.
@@ -18,7 +21,8 @@ def load_backbone(name: str, weights: str | Path | None = None) -> Backbone:
     Args:
         name: `builtin`, `open_clip:ARCHITECTURE/TAG`, `timm:NAME`, `torchvision:NAME` or `dino:NAME`; all but the
             first take an image size in pixels at their end, for example `timm:vit_small_patch14_dinov2.lvd142m@224`.
-        weights: a file to read instead of downloading: safetensors, or .pt without pickled code.
+        weights: Path of a file to read instead of downloading: safetensors, a .pt without pickled code, or a
+            TorchScript archive. `PATH#KEY` takes the weights under KEY where a file holds several.
 
     Raises:
         CheckpointError: an unknown name, a model of another kind, weights that cannot be had, do not fit or are not
@@ -44,7 +48,20 @@ def load_backbone(name: str, weights: str | Path | None = None) -> Backbone:
         )
     backbone = loaders[family](rest, Path(weights) if weights else None)
     _require_finite(name, backbone)
+    _tell(name, backbone)
     return backbone
+
+
+def _tell(name: str, backbone: Backbone) -> None:
+    """Log what decides the embeddings and stands in no error: activation, normalisation, and what was assumed."""
+    if name == "builtin":  # There is one, and nothing to choose.
+        return
+    preprocess = backbone.vit.spec.preprocess
+    mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (preprocess.mean, preprocess.std))
+    activation = backbone.vit.activation() or "an activation without a name"
+    LOG.info("%s: %s; normalisation mean %s, std %s", name, activation, mean, std)
+    for note in backbone.notes:
+        LOG.warning("%s: %s", name, note)
 
 
 def _require_finite(name: str, backbone: Backbone) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pgn_edge.errors import CheckpointError, DataError, MissingExtraError
+from pgn_edge.errors import DataError, MissingExtraError
 from pgn_edge.heads import Head
 from pgn_edge.nn.attention import Block, stack
+from pgn_edge.nn.clip_tags import choose
+from pgn_edge.nn.layouts import CLIP_TOWER, HUGGING_FACE_CLIP, OPEN_CLIP, from_hugging_face_clip, under_prefix
 from pgn_edge.nn.timm_vit import freeze_timm, require_vit
 from pgn_edge.nn.vit import Backbone, FrozenViT, VitSpec, ZeroShot
+from pgn_edge.nn.weight_file import WeightFile, read_weights
 from pgn_edge.nn.weights import (
+    HUB,
     downloading,
     fill,
     linear_of,
     mapped,
-    read_state,
     refuse_part,
     require_patches,
     require_size,
@@ -30,15 +34,19 @@ from pgn_edge.nn.weights import (
 from pgn_edge.preprocess import Preprocess
 
 Tokenizer = Callable[[list[str]], Tensor]
+# OpenAI's files hold these beside the weights: three numbers, and the masks of causal attention.
+NO_WEIGHTS = frozenset({"input_resolution", "context_length", "vocab_size", "attn_mask"})
 
 
 def load_clip(rest: str, weights: Path | None) -> Backbone:
     """`ARCHITECTURE/TAG` or `ARCHITECTURE/TAG@SIZE` of open_clip as a frozen ViT.
 
     Args:
-        rest: for example `ViT-B-32/openai`; open_clip resamples the positions to the size. The tag says which
-            normalisation and activation the weights were trained with, whether they are downloaded or come from a file.
-        weights: a local file with the state of the whole model instead of the download.
+        rest: Name such as `ViT-B-32/openai`; open_clip resamples the positions to the size. The tag says which
+            normalisation and activation the weights were trained with. With a file it may be left out, or be
+            `quickgelu` or `gelu`.
+        weights: Path of a file instead of the download: the whole model or its image tower, in the names of open_clip
+            or of Hugging Face's CLIP, or OpenAI's own TorchScript.
 
     Raises:
         CheckpointError: unknown architecture or tag, an image tower of another kind, no download, or weights that do
@@ -53,42 +61,56 @@ def load_clip(rest: str, weights: Path | None) -> Backbone:
     name = f"open_clip:{rest}"
     plain, image_hw = split_size(rest)
     architecture, _, tag = plain.partition("/")
-    config = _published(name, architecture, tag, weights)
+    file = None if weights is None else read_weights(weights)
+    choice = choose(name, architecture, tag, file)
     with_timm = "timm_model_name" in open_clip.get_model_config(architecture)["vision_cfg"]
     options = {
         "force_image_size": None if with_timm else image_hw,
-        # Some weights were trained with QuickGELU; open_clip knows them by their tag, not by the file.
-        "force_quick_gelu": config.get("quick_gelu", tag == "openai"),
-        "force_preprocess_cfg": config,
+        # Some weights were trained with QuickGELU; no file of plain tensors says so.
+        "force_quick_gelu": choice.quick_gelu,
+        "force_preprocess_cfg": choice.preprocess,
         "pretrained_text": False,
     }
     model = sketch(name, lambda: open_clip.create_model(architecture, device="meta", **options))
     _require_tower(name, model, image_hw)
-    if weights is None:
-        with downloading(name, "open_clip"):
-            weights = Path(open_clip.download_pretrained(config))
-    _fill(model, read_state(weights), name, str(weights), image_hw)
-    return clip_backbone(model, name, _tokenizer(name, architecture))
+    if file is None:
+        with downloading(name, "open_clip", HUB):
+            path = open_clip.download_pretrained(choice.published)
+        file = read_weights(path)
+    state, notes = _in_own_names(file)
+    notes = (*file.notes, *choice.notes, *notes)
+    if any(not each.startswith("visual.") and each != "logit_scale" for each in state):
+        _fill(model, state, name, file.source, image_hw)
+        backbone = clip_backbone(model, name, _tokenizer(name, architecture))
+        return replace(backbone, notes=notes)
+    _fill(model, state, name, file.source, image_hw, tower_alone=True)
+    return Backbone(clip_backbone(model, name, None).vit, NoText(name, file.source), notes)
 
 
-def _published(name: str, architecture: str, tag: str, weights: Path | None) -> Mapping[str, Any]:
-    """What open_clip knows of a tag; empty for an architecture without published weights."""
-    import open_clip
-
-    known = architecture in open_clip.list_models()
-    config: dict[str, Any] = open_clip.get_pretrained_cfg(architecture, tag) if known else {}
-    tags = open_clip.list_pretrained_tags_by_model(architecture)
-    if not known or not tag or (not config and (tags or weights is None)):
-        raise CheckpointError(
-            name,
-            expected="open_clip:ARCHITECTURE/TAG as in open_clip.list_pretrained()",
-            got=repr(f"{architecture}/{tag}"),
-            do="try " + (" or ".join(f"{architecture}/{each}" for each in tags[:3]) or "open_clip:ViT-B-32/openai"),
-        )
-    return config
+def _in_own_names(file: WeightFile) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """State in open_clip's names, and sentences about what was translated or left out."""
+    state, prefix, outside = under_prefix(file.state, (*OPEN_CLIP, *HUGGING_FACE_CLIP, *CLIP_TOWER), file.source)
+    notes = []
+    if HUGGING_FACE_CLIP[0] in state:
+        state = from_hugging_face_clip(state)
+        notes.append("names of Hugging Face's CLIP are translated to open_clip's")
+    elif CLIP_TOWER[0] in state:
+        state = {f"visual.{key}": tensor for key, tensor in state.items()}
+    if outside:
+        notes.append(f"{outside} tensors outside {prefix!r} are left out")
+    weights = {key: tensor for key, tensor in state.items() if key.rpartition(".")[2] not in NO_WEIGHTS}
+    return weights, tuple(notes)
 
 
-def _fill(model: Any, state: dict[str, Tensor], name: str, source: str, image_hw: tuple[int, int] | None) -> None:
+def _fill(
+    model: Any,
+    state: dict[str, Tensor],
+    name: str,
+    source: str,
+    image_hw: tuple[int, int] | None,
+    *,
+    tower_alone: bool = False,
+) -> None:
     """Fill a sketched model; positions of another size become those of `image_hw` by open_clip's own rule."""
     import open_clip
 
@@ -103,13 +125,21 @@ def _fill(model: Any, state: dict[str, Tensor], name: str, source: str, image_hw
         table = state.get("visual.trunk.pos_embed")
         if table is not None and table.shape != trunk.pos_embed.shape:
             model.visual.set_input_size(image_hw)
-        fill(model, state, name, source)
+        _fill_parts(model, state, name, source, tower_alone)
         model.visual.set_input_size(image_hw)
         return
     if image_hw:
         with mapped(source, f"the weights of {name}", "check that the file belongs to this backbone"):
             open_clip.model.resize_pos_embed(state, model)
-    fill(model, state, name, source)
+    _fill_parts(model, state, name, source, tower_alone)
+
+
+def _fill_parts(model: Any, state: dict[str, Tensor], name: str, source: str, tower_alone: bool) -> None:
+    if not tower_alone:
+        fill(model, state, name, source)
+        return
+    inner = {key.removeprefix("visual."): tensor for key, tensor in state.items() if key.startswith("visual.")}
+    fill(model.visual, inner, name, source)
 
 
 def _tokenizer(name: str, architecture: str) -> Tokenizer:
@@ -223,6 +253,34 @@ class ClipBody(nn.Module):
             pooled = self.post_norm(x[:, 1:]).mean(dim=1)
         embedding: Tensor = pooled if self.project is None else pooled @ self.project
         return embedding
+
+
+class NoText(ZeroShot):
+    """Stands where a file of weights holds an image tower without its text tower.
+
+    Args:
+        name: Name of the backbone.
+        source: Path of the file.
+    """
+
+    def __init__(self, name: str, source: str) -> None:
+        self.name, self.source = name, source
+
+    def head(self, labels: tuple[str, ...], template: str) -> Head:
+        """Always refused: class names need a text tower."""
+        raise self._refusal()
+
+    def outputs(self) -> Head:
+        """Always refused, as `head`."""
+        raise self._refusal()
+
+    def _refusal(self) -> DataError:
+        return DataError(
+            self.name,
+            expected="a text tower, to make a head from class names",
+            got=f"the image tower alone, from {self.source}",
+            do="train with a linear head, --head linear, or pass the weights of the whole model",
+        )
 
 
 class TextHead(ZeroShot):

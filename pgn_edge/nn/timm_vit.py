@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pgn_edge.errors import CheckpointError, MissingExtraError
+from pgn_edge.errors import CheckpointError, DataError, MissingExtraError
 from pgn_edge.nn.attention import Block, stack
+from pgn_edge.nn.layouts import TIMM, under_prefix
 from pgn_edge.nn.vit import Backbone, FrozenViT, VitSpec
+from pgn_edge.nn.weight_file import read_weights
 from pgn_edge.nn.weights import (
+    HUB,
     FrozenClassifier,
     downloading,
     fill,
     mapped,
-    read_state,
     refuse_part,
     require_patches,
     require_size,
@@ -25,6 +28,8 @@ from pgn_edge.nn.weights import (
     split_size,
 )
 from pgn_edge.preprocess import Preprocess
+
+DIFFERS = "so its accuracy alone differs from the published figure"
 
 
 def load_timm(rest: str, weights: Path | None) -> Backbone:
@@ -52,16 +57,61 @@ def load_timm(rest: str, weights: Path | None) -> Backbone:
             got=repr(plain),
             do="try timm:vit_base_patch32_224.augreg_in21k_ft_in1k",
         )
-    model = sketch(name, lambda: timm.create_model(plain))
-    require_vit(name, model, image_hw)
     if weights:
-        fill_timm(model, read_state(weights), name, str(weights), image_hw)
+        file = read_weights(weights)
+        state, prefix, outside = under_prefix(file.state, TIMM, file.source)
+        model = _sketch_for(plain, state, name, image_hw)
+        fill_timm(model, state, name, file.source, image_hw)
+        notes = [*file.notes, *([f"{outside} tensors outside {prefix!r} are left out"] if outside else [])]
     else:
-        with downloading(name, "timm"):
+        require_vit(name, sketch(name, lambda: timm.create_model(plain)), image_hw)
+        with downloading(name, "timm", HUB):
             model = timm.create_model(plain, pretrained=True)
+        notes = []
     if image_hw:
         model.set_input_size(image_hw)
-    return timm_backbone(model, name)
+    backbone = timm_backbone(model, name)
+    return replace(backbone, notes=(*notes, *_own_notes(plain, model)))
+
+
+def _sketch_for(plain: str, state: Mapping[str, Tensor], name: str, image_hw: tuple[int, int] | None) -> Any:
+    """A model with the classes and the pooling of a file: a fine-tuning changes both, the name says neither."""
+    import timm
+
+    model = sketch(name, lambda: timm.create_model(plain))
+    require_vit(name, model, image_hw)
+    if TIMM[0] not in state:  # Names that timm translates; such files have the stock classes and pooling.
+        return model
+    head = state.get("head.weight")
+    options: dict[str, Any] = {"num_classes": 0 if head is None else len(head)}
+    averaged = "fc_norm.weight" in state
+    if averaged != isinstance(model.fc_norm, nn.LayerNorm):
+        options["global_pool"] = "avg" if averaged else "token"
+    model = sketch(name, lambda: timm.create_model(plain, **options))
+    require_vit(name, model, image_hw)
+    return model
+
+
+def _own_notes(plain: str, model: Any) -> list[str]:
+    """What the library does in another way than the frozen ViT here."""
+    import timm
+    from timm.data import resolve_model_data_config
+
+    config, notes = resolve_model_data_config(model), []
+    replaced = [] if config["interpolation"] == "bicubic" else [config["interpolation"]]
+    replaced += [] if config["crop_pct"] == 1 else [f"a crop of {config['crop_pct']:.3g}"]
+    if replaced:
+        notes.append(
+            f"timm evaluates it with {' and '.join(replaced)}; here images are bicubic and uncropped, {DIFFERS}"
+        )
+    architecture, _, tag = plain.partition(".")
+    if "QuickGELU" in str(model.pretrained_cfg.get("notes", "")):
+        quick = f"{architecture.replace('_clip_', '_clip_quickgelu_')}.{tag}"
+        choice = f"; name timm:{quick} for that" if timm.is_model(quick) and quick != plain else ""
+        notes += (
+            [f"the weights were trained with QuickGELU, and timm builds this name with GELU{choice}"] if choice else []
+        )
+    return notes
 
 
 def fill_timm(model: Any, state: dict[str, Tensor], name: str, source: str, image_hw: tuple[int, int] | None) -> None:
@@ -109,8 +159,28 @@ def timm_backbone(model: Any, name: str) -> Backbone:
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
     )
+    vit = freeze_timm(name, model, preprocess)
+    if _projects(name, model.head):
+        return Backbone(vit, TextProjection(name, None))
     classifier = model.head if isinstance(model.head, nn.Linear) else None
-    return Backbone(freeze_timm(name, model, preprocess), FrozenClassifier(name, classifier))
+    return Backbone(vit, FrozenClassifier(name, classifier))
+
+
+def _projects(name: str, head: nn.Module) -> bool:
+    """Whether the head of a CLIP tower projects to the space of texts: it has no bias, or timm gave it zeros."""
+    return "_clip_" in name and isinstance(head, nn.Linear) and (head.bias is None or not head.bias.any())
+
+
+class TextProjection(FrozenClassifier):
+    """Stands for the head of a CLIP tower in timm, which is no classifier: its outputs are no classes."""
+
+    def _refuse(self, expected: str, got: str) -> DataError:
+        return DataError(
+            self.name,
+            expected="a model with a classifier of its own",
+            got="a CLIP tower, whose last layer projects to the space of texts",
+            do="train with --head linear, or name the model open_clip:ARCHITECTURE/TAG for heads from class names",
+        )
 
 
 def freeze_timm(name: str, model: Any, preprocess: Preprocess, *tail: nn.Module) -> FrozenViT:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,16 @@ from torch import Tensor, nn
 
 from pgn_edge.errors import CheckpointError, MissingExtraError
 from pgn_edge.nn.attention import Block, stack
+from pgn_edge.nn.layouts import TORCHVISION, under_prefix
+from pgn_edge.nn.timm_vit import DIFFERS
 from pgn_edge.nn.vit import Backbone, FrozenViT, VitSpec
+from pgn_edge.nn.weight_file import read_weights
 from pgn_edge.nn.weights import (
     FrozenClassifier,
     downloading,
     fill,
     linear_of,
     mapped,
-    read_state,
     refuse_part,
     require_patches,
     require_size,
@@ -53,19 +57,39 @@ def load_torchvision(rest: str, weights: Path | None) -> Backbone:
     stock, patch = published.meta["min_size"][0], int(plain.rpartition("_")[2])
     side = stock if image_hw is None else image_hw[0]
     require_size(name, (side, side), patch)
-    model = sketch(name, lambda: torchvision.models.get_model(plain, weights=None, image_size=side))
+    notes = [
+        "torchvision evaluates it with bilinear resizing and a crop; here images are bicubic and uncropped, " + DIFFERS
+    ]
     if weights:
-        state = read_state(weights)
+        file = read_weights(weights)
+        state, prefix, outside = under_prefix(file.state, TORCHVISION, file.source)
+        notes += [*file.notes, *([f"{outside} tensors outside {prefix!r} are left out"] if outside else [])]
     else:
-        with downloading(name, "torchvision"):
+        with downloading(name, "torchvision", published.url):
             state = published.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    model = sketch(name, lambda: _build(plain, state, side))
     source = str(weights or name)
     if image_hw:
         with mapped(source, f"the weights of {name}", "check that the file belongs to this backbone"):
             resample = torchvision.models.vision_transformer.interpolate_embeddings
             state = resample(image_size=side, patch_size=patch, model_state=state)
     fill(model, state, name, source)
-    return torchvision_backbone(model, name)
+    return replace(torchvision_backbone(model, name), notes=tuple(notes))
+
+
+def _build(plain: str, state: Mapping[str, Tensor], side: int) -> Any:
+    """A model with the classes of a state: a fine-tuning changes them, and the name does not say it."""
+    import torchvision
+
+    head, hidden = state.get("heads.head.weight"), state.get("heads.pre_logits.weight")
+    options = {
+        "num_classes": 1 if head is None else len(head),
+        "representation_size": None if hidden is None else len(hidden),
+    }
+    model = torchvision.models.get_model(plain, weights=None, image_size=side, **options)
+    if head is None:
+        model.heads.head = nn.Identity()
+    return model
 
 
 def torchvision_backbone(model: Any, name: str) -> Backbone:

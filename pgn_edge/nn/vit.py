@@ -16,6 +16,7 @@ from pgn_edge.heads import Head
 from pgn_edge.preprocess import Preprocess
 
 Positions = Literal["bicubic", "bilinear"]
+ACTIVATIONS = frozenset({"GELU", "GELUTanh", "QuickGELU", "QuickGELUActivation", "SiLU", "ReLU"})
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,12 @@ class FrozenViT(nn.Module):
         spec = replace(self.spec, image_hw=geometry.canvas_hw)
         return FrozenViT(spec, self.patch_embed, self.prefix, position, self.body, self._pre_norm[0])
 
+    def activation(self) -> str:
+        """Name of the activation in its MLPs, for example `GELU` or `QuickGELU`; empty for one without a known name."""
+        kinds = (type(module) for module in self.body.modules())
+        found = [kind.__name__ for kind in kinds if kind.__name__ in ACTIVATIONS]
+        return " and ".join(dict.fromkeys(found))
+
     def encode(self, tokens: Tensor) -> Tensor:
         """Patch and prompt tokens with positions added, (B, n, d) -> embedding (B, D)."""
         prefix = self.prefix.expand(tokens.shape[0], -1, -1)
@@ -218,7 +225,9 @@ class Backbone:
     Args:
         vit: the frozen ViT.
         zero_shot: class names -> the frozen model's own head over these classes (text weights for CLIP).
+        notes: Sentences for the user about what was chosen, assumed or replaced while loading.
     """
 
     vit: FrozenViT
     zero_shot: ZeroShot
+    notes: tuple[str, ...] = ()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import logging
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from itertools import chain
-from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -15,8 +16,12 @@ from torch import Tensor, nn
 
 from pgn_edge.errors import CheckpointError, DataError, GeometryError, PgnEdgeError
 from pgn_edge.heads import Head
-from pgn_edge.nn.tensor_file import load_tensors
+from pgn_edge.nn.layouts import layout_of
 from pgn_edge.nn.vit import ZeroShot
+
+HUB = "the model hub"  # stands for the address that the hub's own client is configured with
+ANSWER_S = 5.0  # longest wait for the server of a download to answer at all
+ADVICE = "pass a local copy with --weights FILE, or go online once: the library keeps what it downloads"
 
 
 def split_size(name: str) -> tuple[str, tuple[int, int] | None]:
@@ -100,27 +105,68 @@ def mapped(name: str, expected: str, do: str, kind: type[PgnEdgeError] = Checkpo
         raise
     except Exception as exc:
         # The libraries, their hub client and torch raise dozens of types here, down to bare RuntimeError.
-        raise kind(name, expected=expected, got=_brief(exc), do=do) from exc
+        raise kind(name, expected=expected, got=brief(exc), do=do) from exc
     finally:
         logging.disable(before)
 
 
-def _brief(exc: Exception) -> str:
+def brief(exc: Exception) -> str:
     """Type and first line of a foreign error, 200 characters at the most."""
     return f"{type(exc).__name__}: {exc}".split("\n")[0][:200]
 
 
 @contextmanager
-def downloading(name: str, library: str) -> Iterator[None]:
-    """`mapped` for the download of weights.
+def downloading(name: str, library: str, address: str) -> Iterator[None]:
+    """`mapped` for the download of weights; a machine without a network is told so in seconds.
+
+    Args:
+        name: Name of the backbone, for messages.
+        library: Library that downloads.
+        address: URL of the server. If it does not answer, only weights in the library's own cache are taken.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: the weights are in no cache and cannot be downloaded.
     """
-    advice = "pass a local copy with --weights FILE"
+    # The hub's client tries five times with growing pauses, which is a silent minute.
+    online = _answers(address)
+    expected = f"weights from the download of {library}" + ("" if online else f" (no answer from {address})")
     # torch's hub client writes to stdout, where a command with --json prints its one document.
-    with mapped(name, f"weights from the download of {library}", advice), redirect_stdout(io.StringIO()):
+    with mapped(name, expected, ADVICE), redirect_stdout(io.StringIO()), nullcontext() if online else _offline():
         yield
+
+
+def _answers(address: str) -> bool:
+    """Whether a server answers at all, through the proxies of the environment."""
+    from huggingface_hub import constants
+
+    if address == HUB:
+        address = constants.ENDPOINT
+        if constants.HF_HUB_OFFLINE:
+            return False
+    request = urllib.request.Request(address, method="HEAD")  # noqa: S310  # the addresses are constants of libraries
+    try:
+        with urllib.request.urlopen(request, timeout=ANSWER_S):  # noqa: S310
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Let the libraries take what is in their caches, and fail at once where nothing is."""
+    from huggingface_hub import constants
+
+    def refuse(url: str, *arguments: Any, **options: Any) -> None:
+        raise OSError(f"no network to download {url}")
+
+    before, fetch = constants.HF_HUB_OFFLINE, torch.hub.download_url_to_file
+    constants.HF_HUB_OFFLINE, torch.hub.download_url_to_file = True, refuse
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, torch.hub.download_url_to_file = before, fetch
 
 
 def sketch(name: str, build: Callable[[], Any]) -> Any:
@@ -131,61 +177,6 @@ def sketch(name: str, build: Callable[[], Any]) -> Any:
     """
     with mapped(name, "an architecture that can be built", "choose another"), torch.device("meta"):
         return build()
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict without running code from the file.
-
-    Args:
-        path: `.safetensors`, or a torch file; there it may stand under `state_dict` or `model`, and names may all
-            begin with `module.`, as training loops leave it.
-
-    Raises:
-        CheckpointError: no such file, damaged, holds pickled code, or anything but dense tensors.
-    """
-    data = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    for key in ("state_dict", "model"):
-        if isinstance(data, dict) and isinstance(data.get(key), dict):
-            data = data[key]
-    if not isinstance(data, dict) or not data:
-        _refuse_file(path, "a state dict", f"an empty or other {type(data).__name__}")
-    for key, value in data.items():
-        dense = isinstance(value, Tensor) and value.layout is torch.strided and value.device.type == "cpu"
-        if not isinstance(key, str) or not dense:
-            _refuse_file(path, "a state dict of dense tensors", f"{type(value).__name__} under {key!r}")
-    if all(key.startswith("module.") for key in data):
-        return {key.removeprefix("module."): value for key, value in data.items()}
-    return dict(data)
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except FileNotFoundError:
-        _refuse_file(path, "a file of weights", "no such file")
-    except (SafetensorError, OSError, ValueError) as exc:
-        _refuse_file(path, "a whole safetensors file", _brief(exc), exc)
-    return tensors
-
-
-def _read_torch(path: Path) -> Any:
-    try:
-        return load_tensors(path)
-    except CheckpointError as exc:
-        # Its advice is for checkpoints of our own training.
-        _refuse_file(path, exc.expected.replace("a checkpoint", "a file of weights"), exc.got, exc)
-
-
-def _refuse_file(path: Path, expected: str, got: str, cause: Exception | None = None) -> NoReturn:
-    raise CheckpointError(
-        str(path),
-        expected=expected,
-        got=got,
-        do="pass safetensors, or a .pt with the model's state_dict alone",
-    ) from cause
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], name: str, source: str) -> None:
@@ -207,13 +198,18 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], name: str, source: str) 
     except RuntimeError as exc:
         lines = str(exc).split("\n\t")  # a headline, then one line for each tensor
         got = lines[min(1, len(lines) - 1)].rstrip(".")
+    library, remedy = layout_of(state)
+    if got and remedy and not name.startswith((library, "dino")):
+        got, advice = f"{got}, but names of {library}", remedy
+    else:
+        advice = "check that the file belongs to this backbone, and name the size it was saved at: NAME@SIZE"
     left = [key for key, tensor in chain(model.named_parameters(), model.named_buffers()) if tensor.is_meta]
     if got or left:
         raise CheckpointError(
             source,
             expected=f"every tensor of {name} and no other",
             got=got or f"no {left[0]}",
-            do="check that the file belongs to this backbone, and name the size it was saved at: NAME@SIZE",
+            do=advice,
         )
     model.float().eval()
 

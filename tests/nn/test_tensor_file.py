@@ -19,7 +19,7 @@ from pgn_edge.export.upstream_file import read_upstream
 from pgn_edge.nn.checkpoint import load_checkpoint, save_checkpoint
 from pgn_edge.nn.dino import _read as read_dino
 from pgn_edge.nn.tensor_file import load_tensors, save_tensors
-from pgn_edge.nn.weights import read_state
+from pgn_edge.nn.weight_file import read_weights
 from tests.nn.test_checkpoint import make
 
 HUGE = 1 << 33  # elements
@@ -112,7 +112,7 @@ def test_a_container_that_holds_itself_is_no_endless_loop(tmp_path: Path):
     assert torch.equal(load_tensors(tmp_path / "loop.pt")[0], torch.ones(2))
 
 
-@pytest.mark.parametrize("read", [load_checkpoint, read_state, read_upstream])
+@pytest.mark.parametrize("read", [load_checkpoint, read_weights, read_upstream])
 def test_a_key_of_5000_digits_is_refused_and_not_printed(tmp_path: Path, read: Callable[[Path], Any]):
     torch.save({10**5000: torch.ones(2), "state_dict": 1}, tmp_path / "bad.pt")
     with pytest.raises(CheckpointError):
@@ -148,7 +148,7 @@ def test_any_value_in_any_place_of_a_file_is_used_or_refused_in_our_own_words(tm
     save_checkpoint(tmp_path / "good.pt", make())
     good, read = {
         "checkpoint": (load_tensors(tmp_path / "good.pt"), load_checkpoint),
-        "weights": ({"state_dict": {"module.a": torch.ones(2), "b": torch.ones(3)}}, read_state),
+        "weights": ({"state_dict": {"module.a": torch.ones(2), "b": torch.ones(3)}}, read_weights),
         "upstream": (upstream(), read_upstream),
         "head": (
             {"weight": torch.ones(2, 3), "bias": torch.ones(2)},

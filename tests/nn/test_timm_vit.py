@@ -267,6 +267,60 @@ def test_without_a_size_positions_of_another_are_refused(tmp_path: Path):
         load_backbone("timm:test_vit", path)
 
 
+@pytest.mark.parametrize("name", ["test_vit", "test_vit3"], ids=["class token", "registers and a map pool"])
+@pytest.mark.parametrize(
+    "options",
+    [{"num_classes": 3}, {"num_classes": 0}, {"num_classes": 3, "global_pool": "avg"}],
+    ids=["own classes", "no head", "average pooling"],
+)
+def test_a_vit_fine_tuned_on_own_classes_gives_timms_embedding(tmp_path: Path, name: str, options: dict[str, Any]):
+    model = randomise(timm.create_model(name, **options))
+    backbone = load_backbone(f"timm:{name}", save(tmp_path / "own.pth", {"state_dict": model.state_dict()}))
+    images = images_for(backbone.vit, torch.float32)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone.vit(images), embedding(model, images), rtol=1e-5, atol=1e-4)
+        if options["num_classes"]:
+            logits = backbone.zero_shot.head(("a", "b", "c"), "{}").logits(backbone.vit(images).numpy())
+            np.testing.assert_allclose(logits, model(images).numpy(), rtol=1e-4, atol=1e-4)
+
+
+def clip_tower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, projects: bool) -> Any:
+    """A small model under the name of a CLIP tower, as timm publishes it."""
+    make = timm.models.create_model
+    tower = "vit_base_patch32_clip_224.openai"
+
+    def create(name: str, **options: Any) -> Any:
+        model = make("test_vit", **{"num_classes": 512, **options})
+        model.pretrained_cfg = timm.get_pretrained_cfg(tower).to_dict()
+        return model
+
+    model = randomise(create(tower))
+    if projects:
+        model.head.bias.data.zero_()
+    monkeypatch.setattr(timm, "create_model", create)
+    return load_backbone(f"timm:{tower}", save(tmp_path / "tower.pt", model.state_dict()))
+
+
+def test_the_projection_of_a_clip_tower_is_no_classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    backbone = clip_tower(tmp_path, monkeypatch, projects=True)
+    for ask in (lambda: backbone.zero_shot.head(("a",), "{}"), backbone.zero_shot.outputs):
+        with pytest.raises(DataError, match=r"projects to the space of texts; .*--head linear.*open_clip:"):
+            ask()
+
+
+def test_a_clip_tower_with_a_trained_classifier_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    backbone = clip_tower(tmp_path, monkeypatch, projects=False)
+    assert backbone.zero_shot.head(("a", "b"), "{}").weight.shape[0] == 2
+
+
+def test_openais_weights_under_a_name_with_gelu_are_noted_with_the_name_that_has_quickgelu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    notes = clip_tower(tmp_path, monkeypatch, projects=True).notes
+    assert any("timm:vit_base_patch32_clip_quickgelu_224.openai" in note for note in notes)
+    assert any("timm evaluates it with a crop of 0.9; here images are bicubic and uncropped" in note for note in notes)
+
+
 def test_names_of_dinov2s_own_files_are_translated(tmp_path: Path):
     model = randomise(timm.create_model("test_vit", num_classes=1000))
     path = save(tmp_path / "dino.pt", {**model.state_dict(), "mask_token": torch.zeros(1, 64)})

@@ -53,8 +53,8 @@ def images_for(vit: Any, dtype: torch.dtype = torch.float64) -> torch.Tensor:
 def small_vits(monkeypatch: pytest.MonkeyPatch) -> None:
     """torchvision's names, with two narrow layers behind each: the library has no small ViT of its own."""
 
-    def get_model(name: str, weights: None, image_size: int) -> VisionTransformer:
-        return VisionTransformer(**{**TINY, "patch_size": int(name.rpartition("_")[2]), "image_size": image_size})
+    def get_model(name: str, weights: None, **options: Any) -> VisionTransformer:
+        return VisionTransformer(**{**TINY, "patch_size": int(name.rpartition("_")[2]), **options})
 
     monkeypatch.setattr(torchvision.models, "get_model", get_model)
 
@@ -221,6 +221,24 @@ def test_the_download_is_torchvisions_own(monkeypatch: pytest.MonkeyPatch, small
     [(url, options)] = asked
     assert "vit_b_32" in url
     assert options["weights_only"]
+
+
+@pytest.mark.parametrize("hidden", [None, 20], ids=["one layer", "a hidden layer before it"])
+@pytest.mark.parametrize("classes", [3, 0], ids=["three classes", "without a head"])
+def test_a_vit_fine_tuned_on_own_classes_gives_its_embedding(
+    tmp_path: Path, small_vits: None, classes: int, hidden: int | None
+):
+    model = tiny(patch_size=32, image_size=224, num_classes=classes or 7, representation_size=hidden)
+    state = {key: value for key, value in model.state_dict().items() if classes or not key.startswith("heads.")}
+    torch.save(state, tmp_path / "own.pth")
+    backbone = load_backbone("torchvision:vit_b_32", tmp_path / "own.pth")
+    images = images_for(backbone.vit, torch.float32)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone.vit(images), embedding(model, images), rtol=0, atol=1e-5)
+        if classes and not hidden:
+            logits = backbone.zero_shot.head(("a", "b", "c"), "{}").logits(backbone.vit(images).numpy())
+            np.testing.assert_allclose(logits, model(images).numpy(), rtol=0, atol=1e-4)
+    assert any("torchvision evaluates it with bilinear resizing and a crop" in note for note in backbone.notes)
 
 
 def test_it_exports():
