@@ -36,6 +36,8 @@ def swap(runtime: Runtime, bundles: dict[str, str], orders: "SimpleQueue[bool]")
                 print(f"{task}: the old one stays: {exc}", file=sys.stderr, flush=True)
 
 
+if len(sys.argv) < 5 or not all("=" in task for task in sys.argv[4:]):
+    sys.exit(__doc__)
 source, vit, target, *tasks = sys.argv[1:]
 bundles, orders, metrics = dict(task.split("=", 1) for task in tasks), SimpleQueue[bool](), Metrics()
 signal.signal(signal.SIGHUP, lambda *_: orders.put(True))  # a signal may come within any call; this queue takes that

@@ -9,6 +9,8 @@ import cv2
 
 from pgn_edge.runtime import Runtime
 
+if len(sys.argv) < 3:
+    sys.exit(__doc__)
 vit, task, source = (*sys.argv[1:], "0")[:3]
 camera = cv2.VideoCapture(int(source) if source.isdigit() else source)
 with Runtime(vit, tasks={"task": task}) as runtime:

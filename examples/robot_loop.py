@@ -33,6 +33,8 @@ def grab(source: Source, newest: "deque[Frame]", running: set[str]) -> None:
         running.clear()
 
 
+if len(sys.argv) < 4:
+    sys.exit(__doc__)
 name, vit, task, rate_hz = (*sys.argv[1:], "10")[:4]
 newest, running = deque[Frame](maxlen=1), {"yes"}  # to clear a set is safe in a signal handler, as no lock is
 for number in (signal.SIGTERM, signal.SIGINT):

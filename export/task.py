@@ -14,7 +14,7 @@ import torch
 from pgn_edge.bundle import Bundle, Golden, write_bundle
 from pgn_edge.contract import CanvasType, EngineFacts, Precision
 from pgn_edge.errors import ExportError, GeometryError, InversionError
-from pgn_edge.export.certificate import Certificate, certify
+from pgn_edge.export.certificate import WAY_OUT, Certificate, certify
 from pgn_edge.export.deployed import DeployedPGN
 from pgn_edge.export.inversion import (
     Codes,
@@ -41,6 +41,8 @@ from pgn_edge.nn.checkpoint import Checkpoint, load_checkpoint
 from pgn_edge.nn.pgn import PGN
 from pgn_edge.nn.vit import FrozenViT, Positions
 from pgn_edge.transport import Transport
+
+RIDGE_COSTS = f"the ridge changes the prompts by more than the limit: {WAY_OUT}"
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,8 @@ def export_task(
         checkpoint, vit = _stretched(checkpoint, vit, options.positions)
     proof = _prove(checkpoint, vit, options)
     rungs = tuple(proof.ladder.rungs)
+    if options.ridge:
+        rungs = tuple(replace(rung, way_out=RIDGE_COSTS) if rung.precision == "fp32" else rung for rung in rungs)
     if not options.allow_drift:
         require_parity(rungs)
     pgn_onnx = proof.graph.model.SerializeToString()

@@ -20,9 +20,12 @@ from pgn_edge.runtime.bench_machine import describe_bench_environment, machine_s
 from pgn_edge.runtime.bench_options import BenchOptions
 from pgn_edge.runtime.bench_queries import TASK, CameraFrame, camera_frame, chain_query, engine_query, frame_bytes
 from pgn_edge.runtime.bench_rounds import Samples, Warmup, take_turns
+from pgn_edge.runtime.bench_server import Clock, Served, SystemClock, serve
 from pgn_edge.runtime.bench_stats import Stats
 from pgn_edge.runtime.engines import Engine, is_served, open_engine
 from pgn_edge.runtime.runtime import Runtime
+
+CLOCK: Clock = SystemClock()  # arrivals of the server scenario go by it
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class BenchReport:
         samples: by series: `vit`, `vit.2` and so on, `stock`, `chain.<stage>`.
         warmup: what went before them.
         frame_bytes: sizes of one frame by what it is.
+        served: Rates of the server scenario by series; empty in the others.
         costs: of one more task and one more ViT; None without a task, or where the ViT engine is no file.
         environment: machine, versions and command.
         machine: its state `before` and `after`.
@@ -63,6 +67,7 @@ class BenchReport:
     warmup: Warmup
     frame_bytes: Mapping[str, int]
     costs: Costs | None = None
+    served: Mapping[str, Served] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     machine: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -95,7 +100,7 @@ def run_bench(
         task: a bundle for `engine`.
         stock: the same ViT as `engine`, exported with `--prompts 0`. Closed at the end.
         options: how to measure.
-        progress: told at most about forty times, so that nobody's drawing of it disturbs the timing.
+        progress: Listener, told at most about forty times, so that drawing it does not disturb the timing.
 
     Raises:
         EngineError: an engine cannot be opened or failed, or its outputs are not finite or change from call to call.
@@ -120,7 +125,11 @@ def run_bench(
             queries.append(chain_query(runtime, frame, options.frames))
             if _is_file(engine):  # before the timing: memory that it frees would blur what is added
                 costs = measure_costs(Path(engine), Path(task), options.engine)
-        samples, warmup = take_turns(queries, options, progress)
+        served: Mapping[str, Served] = {}
+        if options.scenario == "server":
+            samples, warmup, served = serve(queries, options, progress, CLOCK)
+        else:
+            samples, warmup = take_turns(queries, options, progress)
         return BenchReport(
             options=options if frame is None else replace(options, frame_hw=frame.size_hw),
             parts=_parts(given, engines, task, options.frame),
@@ -128,6 +137,7 @@ def run_bench(
             warmup=warmup,
             frame_bytes=_frame_bytes(engines, frame, options.size_hw),
             costs=costs,
+            served=served,
             environment=environment
             if runtime is None or not runtime.notes
             else {**environment, "chain": runtime.notes},

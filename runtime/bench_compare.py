@@ -118,6 +118,13 @@ def read_earlier(path: str | Path, options: BenchOptions) -> Earlier:
             got=f"{before[0]} with {before[1]}",
             do="compare runs of one scenario",
         )
+    if options.scenario == "server" and (options.qps is None or setting["qps"] != options.qps):
+        raise DataError(
+            str(path),
+            expected="two runs at one stated rate, since a latency grows with the rate",
+            got=f"{setting['qps']} and {options.qps} queries per second",
+            do="measure both with the same --qps",
+        )
     return Earlier(str(path), samples, setting)
 
 
@@ -171,6 +178,8 @@ def rival_verdicts(report: BenchReport) -> tuple[Verdict, ...]:
     Args:
         report: of a run with several engines.
     """
+    if report.served:  # each has its own line, and no rounds are shared
+        return ()
     first = np.asarray(report.samples_ms["vit"])
     verdicts = []
     for role in report.parts:
@@ -199,7 +208,7 @@ def _whole(series: str) -> bool:
 
 def _setting(options: Mapping[str, Any], parts: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        **{name: options[name] for name in ("threads", "frame_hw", "frame", "size_hw")},
+        **{name: options[name] for name in ("threads", "frame_hw", "frame", "size_hw", "qps")},
         **dict(_of_parts(parts)),
         **{name: value for name, value in environment.items() if name not in PASSING},
     }

@@ -10,13 +10,16 @@ from pgn_edge.errors import EngineError
 from pgn_edge.runtime.engines import EngineOptions
 from pgn_edge.runtime.engines.base import Provider
 
-Scenario = Literal["single-stream", "multi-stream", "offline"]
+Scenario = Literal["single-stream", "multi-stream", "server", "offline"]
 
 SCENARIOS: dict[Scenario, str] = {
     "single-stream": "One query is one frame; the next is sent when the last is answered. The result is the latency "
     "of the query.",
     "multi-stream": "One query is one frame of each camera, answered together; the next is sent when the last is "
     "answered. The result is the latency of the query.",
+    "server": "One query is one frame; queries arrive at random times (Poisson), wait in one line, and are answered "
+    "one by one. The result is the 99th percentile of the latency, from arrival to answer, at a rate; or the largest "
+    "rate whose 99th percentile stays within a bound.",
     "offline": "All frames are there from the start and are answered in full batches, one after the other. The result "
     "is the throughput in frames per second.",
 }
@@ -34,12 +37,14 @@ class BenchOptions:
         seed: of the random frame, the random inputs and the order of turns.
         duration_s: seconds of timed rounds instead of a count, above 0.
         scenario: what one query is.
-        frames: of one query: 1 in single-stream, the cameras of multi-stream, the batch of offline.
+        frames: Frames of one query: 1 in single-stream and server, the cameras of multi-stream, the batch of offline.
         tasks: number of tasks that the adaptation tax is told for, at least 1.
         frame: image file to send through the chain instead of the random frame.
         provider: of ONNX Runtime, for engines that are an `.onnx`.
         gpu: number of the GPU, counted from 0.
         trusted: sha256 of plans without a sidecar that the user vouches for.
+        qps: Queries per second that arrive in server; None to search the largest rate within `bound_ms`.
+        bound_ms: Bound of the 99th percentile in server, in milliseconds.
         size_hw: Size (H, W) in pixels for engines whose pictures have any; None to refuse these.
 
     Raises:
@@ -60,6 +65,8 @@ class BenchOptions:
     gpu: int = 0
     trusted: tuple[str, ...] = ()
     size_hw: tuple[int, int] | None = None
+    qps: float | None = None
+    bound_ms: float | None = None
 
     def __post_init__(self) -> None:
         least = {
@@ -79,8 +86,14 @@ class BenchOptions:
             raise _wrong("duration_s", "a finite time above 0 s", self.duration_s)
         if self.scenario not in get_args(Scenario):
             raise _wrong("scenario", f"one of {', '.join(SCENARIOS)}", self.scenario)
-        if self.scenario == "single-stream" and self.frames != 1:
-            raise _wrong("frames", "1 in single-stream", self.frames)
+        if self.scenario in ("single-stream", "server") and self.frames != 1:
+            raise _wrong("frames", f"1 in {self.scenario}", self.frames)
+        for name in ("qps", "bound_ms"):
+            value = getattr(self, name)
+            if value is not None and (self.scenario != "server" or not 0 < value < float("inf")):
+                raise _wrong(name, "a finite value above 0, in server alone", value)
+        if self.scenario == "server" and self.qps is None and self.bound_ms is None:
+            raise _wrong("scenario", "qps or bound_ms beside server", "neither")
 
     @property
     def engine(self) -> EngineOptions:

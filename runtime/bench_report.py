@@ -11,6 +11,7 @@ from pgn_edge.runtime.bench import BenchReport
 from pgn_edge.runtime.bench_compare import LEAST_EFFECT, SCHEMA, SURE, Comparison, Verdict, rival_verdicts
 from pgn_edge.runtime.bench_machine import throttled
 from pgn_edge.runtime.bench_options import SCENARIOS
+from pgn_edge.runtime.bench_server import server_json, server_notes, server_rows
 from pgn_edge.runtime.bench_stats import Stats
 from pgn_edge.runtime.bench_tax import (
     TAX_HEADER,
@@ -27,6 +28,7 @@ from pgn_edge.runtime.bench_tax import (
 STATS_HEADER = ("series", "p50 ms", "95 % of p50", "p90 ms", "p95 ms", "p99 ms")
 VERDICT_HEADER = ("series", "before ms", "after ms", "ratio", f"{SURE * 100:g} % of it", "verdict")
 RIVAL_HEADER = ("series", "vit ms", "its own ms", *VERDICT_HEADER[3:])
+SERVER_HEADER = ("series", "queries per second", "p99 ms", "bound ms", "verdict")
 STATS_NOTE = (
     "A percentile is shown where, with 99 % probability, at least two samples lie beyond it: from 64 samples on for "
     "p90, 130 for p95, 662 for p99. The interval of p50 comes from order statistics, and counts samples that are "
@@ -78,6 +80,7 @@ def bench_json(report: BenchReport, comparison: Comparison | None = None) -> dic
         "warmup": asdict(report.warmup),
         "stats_ms": {name: asdict(stats) for name, stats in report.stats.items()},
         "frames_per_s": frames_per_s(report),
+        "server": server_json(report.served),
         "rivals": [asdict(verdict) for verdict in rival_verdicts(report)],
         "comparison": None if comparison is None else comparison.to_json(),
         "adaptation_tax": [asdict(row) for row in adaptation_tax(report)],
@@ -116,6 +119,12 @@ def sections(report: BenchReport, comparison: Comparison | None = None) -> list[
     """What is worth reading at once, in order."""
     found = [Section("What was measured", ("role", "file", "device", "sha256"), _part_rows(report), _notes(report))]
     found.append(Section("Latency", STATS_HEADER, stats_rows(report), (STATS_NOTE,)))
+    if report.served:
+        bound_ms = report.options.bound_ms
+        rows = server_rows(report.served, bound_ms)
+        found.append(Section("Server", SERVER_HEADER, rows, server_notes(report.served, bound_ms)))
+        found.append(Section("Bytes of one frame", ("", "size"), size_rows(report)))
+        return [*found, *_against(comparison), Section("Inside the timer", notes=inside_the_timer(report))]
     throughput = frames_per_s(report)
     if throughput:
         speeds = [(name, f"{value:.1f}") for name, value in throughput.items()]
@@ -124,17 +133,24 @@ def sections(report: BenchReport, comparison: Comparison | None = None) -> list[
     if rivals:
         note = "Against vit: ratio of the latencies in the same round, so that what disturbs both cancels. "
         found.append(Section("Side by side", RIVAL_HEADER, _verdict_rows(rivals), (note + VERDICT_NOTE,)))
-    if comparison is not None:
-        rows = _verdict_rows(comparison.verdicts)
-        found.append(Section(f"Against {comparison.path}", VERDICT_HEADER, rows, (VERDICT_NOTE,)))
-        if comparison.differences:
-            found.append(Section("What differs beside the result", ("", "before", "after"), comparison.differences))
+    found += _against(comparison)
     found.append(Section("Adaptation tax", TAX_HEADER, tax_rows(report)))
     if "task" in report.parts or "stock" in report.parts:
         title = f"Three ways to {report.options.tasks} tasks"
         found.append(Section(title, WAYS_HEADER, ways_rows(report), (ways_note(report),)))
     found.append(Section("Bytes of one frame", ("", "size"), size_rows(report)))
     found.append(Section("Inside the timer", notes=inside_the_timer(report)))
+    return found
+
+
+def _against(comparison: Comparison | None) -> list[Section]:
+    """What an earlier run says."""
+    if comparison is None:
+        return []
+    rows = _verdict_rows(comparison.verdicts)
+    found = [Section(f"Against {comparison.path}", VERDICT_HEADER, rows, (VERDICT_NOTE,))]
+    if comparison.differences:
+        found.append(Section("What differs beside the result", ("", "before", "after"), comparison.differences))
     return found
 
 
@@ -161,10 +177,16 @@ def inside_the_timer(report: BenchReport) -> tuple[str, ...]:
             "with frames in memory.",
             "chain.decode: the same frames from JPEG or PNG bytes to pixels; not in chain.total.",
         ]
+    if report.served:
+        lines.append(
+            "vit, stock and chain.total of server: from the arrival of the query to its answer, line included."
+        )
+    queue = "" if report.served else " There is no queue: a query is sent when the last is answered."
+    turns = "" if report.served else " All take turns in a new seeded order each round."
     return (
         *lines,
-        "Outside: opening, warm-up, the golden check, and the comparison of every output with the first one. All take "
-        "turns in a new seeded order each round. There is no queue: a query is sent when the last is answered.",
+        f"Outside: opening, warm-up, the golden check, and the comparison of every output with the first one."
+        f"{turns}{queue}",
         "ONNX Runtime's threads stop spinning when a run ends, as in every session of the runtime: else they would "
         "slow whichever engine has the next turn.",
     )

@@ -54,8 +54,8 @@ def take_turns(queries: Sequence[Query], options: BenchOptions, progress: Progre
     Raises:
         EngineError: a query failed, or its outputs are not finite or change from call to call.
     """
-    turns = _Turns(queries, options.seed)
-    warmup = _warm_up(turns, options, progress)
+    turns = Turns(queries, options.seed)
+    warmup = warm_up(turns, options, progress)
     ms: dict[str, list[float]] = {series: [] for series in turns.series}
     starts_s: dict[str, list[float]] = {series: [] for series in turns.series}
     begin, share, done, told = perf_counter(), 0.0, 0, 0
@@ -73,7 +73,18 @@ def take_turns(queries: Sequence[Query], options: BenchOptions, progress: Progre
     return Samples(_tuples(ms), _tuples(starts_s)), warmup
 
 
-class _Turns:
+class Turns:
+    """Queries that take turns, each checked against its own first answer.
+
+    Args:
+        queries: Queries; each runs once.
+        seed: Seed of the order.
+
+    Attributes:
+        whole: Names of the whole queries.
+        series: Names of all series that the queries give.
+    """
+
     def __init__(self, queries: Sequence[Query], seed: int) -> None:
         self._queries, self._rng = queries, np.random.default_rng(seed)
         first = [query.run() for query in queries]
@@ -86,14 +97,23 @@ class _Turns:
         """Start and times of each query, in the order of their turns."""
         results = []
         for turn in self._rng.permutation(len(self._queries)):
-            start = perf_counter()
-            outputs, times = self._queries[turn].run()
-            _check_outputs(self._queries[turn].series, outputs, self._outputs[turn])
-            results.append((start, times))
+            results.append(self.one(turn))
         return results
 
+    def one(self, turn: int) -> tuple[float, Times]:
+        """Start and times of one query.
 
-def _warm_up(turns: _Turns, options: BenchOptions, progress: Progress) -> Warmup:
+        Raises:
+            EngineError: it failed, or its outputs are not finite or are others than the first time.
+        """
+        start = perf_counter()
+        outputs, times = self._queries[turn].run()
+        _check_outputs(self._queries[turn].series, outputs, self._outputs[turn])
+        return start, times
+
+
+def warm_up(turns: Turns, options: BenchOptions, progress: Progress) -> Warmup:
+    """Rounds before the first sample: as many as asked for, or until latencies settle."""
     if options.warmup is not None:
         for _ in range(options.warmup):
             turns.round()

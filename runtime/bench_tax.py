@@ -30,7 +30,9 @@ class TaxRow:
 
 
 def adaptation_tax(report: BenchReport) -> tuple[TaxRow, ...]:
-    """Four rows: ViT alone, with prompt slots, PGN, whole chain."""
+    """Four rows: ViT alone, with prompt slots, PGN, whole chain; none where latencies hold the time in a line."""
+    if report.served:
+        return ()
     p50 = medians(report)
     parts = {"ViT alone": "stock", "ViT with prompt slots": "vit", "PGN": "chain.pgn", "whole chain": "chain.total"}
     rows = []
@@ -41,9 +43,9 @@ def adaptation_tax(report: BenchReport) -> tuple[TaxRow, ...]:
 
 
 def extra_token_ms(report: BenchReport) -> float | None:
-    """What the prompt slots add to the ViT, from medians; None without a stock engine."""
+    """What the prompt slots add to the ViT, from medians; None without a stock engine, and where queries queue."""
     p50 = medians(report)
-    return p50["vit"] - p50["stock"] if "stock" in p50 else None
+    return p50["vit"] - p50["stock"] if "stock" in p50 and not report.served else None
 
 
 def tax_rows(report: BenchReport) -> list[tuple[str, ...]]:

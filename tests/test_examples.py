@@ -150,6 +150,15 @@ def test_every_example_is_tried_here():
     assert {path.name for path in EXAMPLES.iterdir() if path.is_file()} == names
 
 
+@pytest.mark.parametrize("name", ["camera_app.py", "camera_loop.py", "robot_loop.py"])
+def test_an_example_without_arguments_prints_its_usage(name: str):
+    command = [sys.executable, str(EXAMPLES / name)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1
+    assert f"python examples/{name} " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 # camera_loop.py
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pgn_edge.runtime.bench_options import BenchOptions
 
 FILE = click.Path(dir_okay=False, path_type=Path)
+RATE = click.FloatRange(min=0, min_open=True)
+SERVER_SAMPLES = 1000  # queries at each rate: a p99 rests on 662 at least
 FRAMES = 8  # of a query where neither --cameras nor --batch says: as many as MLPerf's multi-stream has
 
 
@@ -34,14 +36,16 @@ FRAMES = 8  # of a query where neither --cameras nor --batch says: as many as ML
 @click.option("--stock", type=FILE, help="The same ViT exported with --prompts 0: shows what the prompt slots cost.")
 @click.option(
     "--scenario",
-    type=click.Choice(["single-stream", "multi-stream", "offline"]),
+    type=click.Choice(["single-stream", "multi-stream", "server", "offline"]),
     default="single-stream",
     show_default=True,
-    help="One frame a query; one of each camera; or full batches for throughput.",
+    help="One frame a query; one of each camera; random arrivals; or full batches for throughput.",
 )
+@click.option("--qps", type=RATE, help="Queries per second of server.  [default: search the most within --bound-ms]")
+@click.option("--bound-ms", type=RATE, help="Bound of the 99th percentile in server.")
 @click.option("--cameras", type=click.IntRange(min=1), help=f"Frames of a multi-stream query.  [default: {FRAMES}]")
 @click.option("--batch", type=click.IntRange(min=1), help=f"Frames of an offline query.  [default: {FRAMES}]")
-@click.option("--samples", type=click.IntRange(min=1), help="Timed queries of each.  [default: 200]")
+@click.option("--samples", type=click.IntRange(min=1), help="Timed queries of each.  [default: 200; server: 1000]")
 @click.option("--duration", type=click.FloatRange(min=0, min_open=True), help="Seconds to measure instead.")
 @click.option(
     "--warmup",
@@ -110,9 +114,15 @@ def _options(
     samples = plain.pop("samples")
     if samples is not None and duration is not None:
         raise click.UsageError("--samples and --duration exclude each other")
+    if scenario != "server" and (plain["qps"] or plain["bound_ms"]):
+        raise click.UsageError("--qps and --bound-ms are for --scenario server")
+    if scenario == "server" and not (plain["qps"] or plain["bound_ms"]):
+        raise click.UsageError("--scenario server needs --qps or --bound-ms")
     if samples is not None:
         plain["samples"] = samples
-    frames = 1 if scenario == "single-stream" else cameras or batch or FRAMES
+    elif scenario == "server":
+        plain["samples"] = SERVER_SAMPLES
+    frames = 1 if scenario in ("single-stream", "server") else cameras or batch or FRAMES
     return BenchOptions(scenario=scenario, frames=frames, duration_s=duration, **_frame(frame), **plain)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,6 +37,11 @@ class _Words(click.ParamType):
             return value
         kind: click.ParamType = click.Choice(self.choices) if self.choices else click.FLOAT
         return tuple(kind.convert(part.strip(), param, ctx) for part in value.split(","))
+
+
+def _joined(given: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
+    """All words of an option that was given several times, each once."""
+    return tuple(dict.fromkeys(chain.from_iterable(given)))
 
 
 class _NamedHead(click.ParamType):
@@ -85,12 +91,18 @@ def _common(command: AnyCommand) -> AnyCommand:
 
 @click.command()
 @_common
-@click.option("--only", type=_Words("NAMES", CONTENDERS), default=(), help=f"Of {', '.join(CONTENDERS)}.")
+@click.option(
+    "--only",
+    type=_Words("NAMES", CONTENDERS),
+    multiple=True,
+    help=f"Contenders, some of {', '.join(CONTENDERS)}; give it again for more.  [default: all]",
+)
 @click.option("--head", "heads", type=_NamedHead(), multiple=True, help="Head of a data set's prompts; give it again.")
 @click.option(
     "--rates",
     type=_Words("FACTORS"),
-    default="0.03,0.3,1,3",
+    multiple=True,
+    default=["0.03,0.3,1,3"],
     show_default=True,
     help="Factors to the learning rate; validation chooses one for each contender. One factor: no search.",
 )
@@ -105,9 +117,9 @@ def _common(command: AnyCommand) -> AnyCommand:
 @json_option
 def compare(
     output: Path,
-    only: tuple[str, ...],
+    only: tuple[tuple[str, ...], ...],
     heads: tuple[tuple[str, Any], ...],
-    rates: tuple[float, ...],
+    rates: tuple[tuple[float, ...], ...],
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -118,7 +130,7 @@ def compare(
     recipe, base = _read(options)
     usual = recipe.config.get("head")
     chosen: dict[str, Any] = {name: usual for name in options["data"] if usual} | dict(heads)
-    contest = Contest(options["data"], only, chosen, rates)
+    contest = Contest(options["data"], _joined(only), chosen, _joined(rates))
     with progress_bar() as progress:
         sections = run(contest, base, output, progress)
     _show("compare", "Comparison", sections, output, as_json)

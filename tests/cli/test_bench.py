@@ -157,3 +157,26 @@ def test_slower_than_before(call, tiny_pair, tmp_path: Path, monkeypatch: pytest
     assert "slower" in told.stdout
     assert failed.stderr.splitlines()[-1] == f"pgn-edge: slower than {faster}"
     assert "faster" in passed.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--scenario", "server"), "needs --qps or --bound-ms"),
+        (("--qps", 5), "are for --scenario server"),
+        (("--scenario", "server", "--qps", 0), "--qps"),
+    ],
+)
+def test_wrong_usage_of_server(call, tiny_pair, options: tuple[object, ...], says: str):
+    done = call("bench", "--engine", tiny_pair.vit, *options)
+    assert done.exit_code == 2
+    assert says in done.stderr
+
+
+def test_a_server_that_is_asked_at_a_rate(call, tiny_pair):
+    done = call(
+        *("bench", "--engine", tiny_pair.stock, "--scenario", "server", "--qps", 2000, "--samples", 662),
+        *("--warmup", 0, "--threads", 1, "--json", "-"),
+    )
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["server"]["vit"]["qps"] == 2000

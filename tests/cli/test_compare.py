@@ -120,6 +120,18 @@ def test_the_typed_names_are_those_of_the_library():
     assert HEADS == TYPED_HEADS
 
 
+def test_only_given_twice_takes_both(call, class_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    from pgn_edge.train import compare as module
+
+    asked = []
+    monkeypatch.setattr(module, "compare", lambda *given: asked.append(given[0]) or [])
+    options = ("--only", "zero-shot", "--only", "pgn,cnn", "--rates", 1, "--rates", "3,1")
+    assert call("compare", "--data", class_folder, *options).exit_code == 0
+    assert (asked[0].only, asked[0].rates) == (("zero-shot", "pgn", "cnn"), (1.0, 3.0))
+    assert call("compare", "--data", class_folder).exit_code == 0
+    assert (asked[1].only, asked[1].rates) == ((), (0.03, 0.3, 1.0, 3.0))
+
+
 # Refusals.
 
 

@@ -275,6 +275,16 @@ def test_an_ill_conditioned_projection_is_refused(ill: Path, tmp_path: Path):
     assert not (tmp_path / "task.pgn").exists()
 
 
+def test_a_ridge_that_costs_too_much_is_not_blamed_on_weights(
+    tiny_backbone: Backbone, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    backbone = with_projection(tiny_backbone, 1e16)
+    monkeypatch.setattr(pgn_edge.nn.backbones, "_load_builtin", lambda rest, weights: backbone)
+    worse = change(tmp_path, tiny_checkpoint, **identity(backbone.vit))
+    with pytest.raises(ParityError, match=r"the ridge changes the prompts.*--library-space pixel, .*--allow-drift"):
+        export_task(worse, tmp_path / "task.pgn", ExportOptions(ridge=True))
+
+
 def test_ridge_gets_it_through_the_ladder_and_is_recorded(ill: Path, tmp_path: Path):
     report = export_task(ill, tmp_path / "task.pgn", ExportOptions(ridge=True))
     assert all(rung.passed for rung in report.parity)

@@ -213,7 +213,7 @@ def test_pgn_engine_is_refused(tmp_path: Path) -> None:
         {"tasks": 0},
         {"duration_s": 0},
         {"duration_s": float("nan")},
-        {"scenario": "server"},
+        {"scenario": "served"},
         {"frames": 2},
     ],
     ids=lambda wrong: ", ".join(f"{key} {value}" for key, value in wrong.items()),
