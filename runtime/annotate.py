@@ -99,6 +99,21 @@ def annotate(frame_bgr: np.ndarray, result: Result, facts: EngineFacts) -> np.nd
     return picture
 
 
+def silent(picture_bgr: np.ndarray) -> np.ndarray:
+    """Darken a picture and say that nothing newer came, so that nobody takes it for a live one.
+
+    Args:
+        picture_bgr: (H, W, 3) uint8 BGR, as `annotate` made it.
+
+    Returns:
+        (H, W, 3) uint8 BGR.
+    """
+    dark: np.ndarray = cv2.convertScaleAbs(picture_bgr, alpha=0.35)
+    height = _px(24, min(dark.shape[0], HIGHEST))
+    _put(dark, "no frame from the camera", (height, 2 * height), dark.shape[1] - 2 * height, _Style(height, ALARM))
+    return dark
+
+
 def canvas_picture(canvas: np.ndarray, facts: EngineFacts) -> np.ndarray:
     """Turn what the ViT engine saw into a picture; values outside legal RGB are clipped, and NaN is black.
 

@@ -48,6 +48,9 @@ class _Group(click.Group):
             raise
         except (click.exceptions.Exit, click.Abort):
             raise
+        except KeyboardInterrupt:
+            click.echo("pgn-edge: interrupted", err=True)
+            ctx.exit(128 + signal.SIGINT)
         except Exception as exc:
             if standard_output.is_lost(exc):
                 raise
@@ -76,8 +79,10 @@ def cli(debug: bool) -> None:
 
 def main() -> None:
     """Entry point of `pgn-edge`."""
-    # A polite kill unwinds like an exception, so that temporary files are removed.
-    signal.signal(signal.SIGTERM, _on_terminate)
+    # A polite kill, and the end of a terminal, unwind like an exception, so that temporary files are removed.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # which `nohup` leaves behind
+            signal.signal(number, _on_terminate)
     standard_output.prepare()
     warnings.showwarning = partial(_show_warning, warnings.showwarning)
     status: object = 0

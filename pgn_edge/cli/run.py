@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -118,7 +119,21 @@ def _cameras(ctx: click.Context, param: click.Parameter, sources: Sequence[str])
     callback=_unique,
     help="Task bundle; repeat for several. NAME is the file's stem if left out.",
 )
-@click.option("--output", type=click.Path(dir_okay=False), help="Write an annotated video, .mp4; of one source.")
+@click.option("--output", type=click.Path(dir_okay=False), help="Write an annotated .mp4 or .webm; of one source.")
+@click.option(
+    "--codec",
+    type=click.Choice(("vp9", "mp4v")),
+    default="vp9",
+    show_default=True,
+    help="Codec of --output; mp4v is cheaper, and plays in no browser.",
+)
+@click.option(
+    "--segment-s",
+    type=click.FloatRange(min=1),
+    default=60.0,
+    show_default=True,
+    help="Seconds of a camera's --output in one file.",
+)
 @click.option("--jsonl", help="Write one JSON line for each frame and task; - is stdout.")
 @click.option("--window", is_flag=True, help="Show the annotated frames of one source.")
 @click.option("--webhook", metavar="URL", help="Post each answer there; $PGN_EDGE_WEBHOOK_TOKEN is sent with it.")
@@ -155,21 +170,26 @@ def run(config: str | None, as_json: bool, **options: Any) -> None:
     # FFmpeg would write its own lines between ours; what it finds is in our errors and in the summary.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     left_out = LeftOut(plan.strict)
-    summary = execute(plan, left_out)
+    outcome = execute(plan, left_out)
+    summary = outcome.summary
     if as_json:
-        outputs = {"output": plan.sinks.video, "jsonl": plan.sinks.jsonl}
+        outputs = {"output": list(outcome.videos), "jsonl": plan.sinks.jsonl}
         print_json({**outputs, **summary.to_json(), "left_out": left_out.to_json()})
     else:
         with redirect_stdout(sys.stderr if plan.sinks.jsonl == "-" else sys.stdout):
             print_summary(summary)
-            for path in (plan.sinks.video, plan.sinks.jsonl):
-                if path and path != "-" and Path(path).exists():  # a video that lost all its frames is removed
+            for path in (*outcome.videos, plan.sinks.jsonl):
+                if path and path != "-" and Path(path).exists():
                     click.echo(f"{path}: {Path(path).stat().st_size / 1e6:.2f} MB")
     tell_left_out(left_out)
     for line in missing_lines(summary):
         click.echo(f"pgn-edge: {line}", err=True)
     for name, error in summary.failed.items():
         click.echo(f"pgn-edge: {name}: {error}", err=True)
+    if outcome.signal:
+        name = signal.Signals(outcome.signal).name
+        click.echo(f"pgn-edge: stopped by {name} after {summary.frames} frames, whose answers are kept", err=True)
+        ctx.exit(128 + outcome.signal)
     incomplete = plan.strict and summary.missing_frames
     ctx.exit(1 if summary.failed or incomplete else 0)
 
@@ -202,6 +222,8 @@ def _plan(**options: Any) -> RunPlan:
     sinks = SinkPlan(
         jsonl=options["jsonl"],
         video=options["output"],
+        codec=options["codec"],
+        segment_s=options["segment_s"],
         window=options["window"],
         webhook=webhook if options["webhook"] else None,
         mqtt=dict(zip(("host", "port"), options["mqtt"], strict=True)) if options["mqtt"] else None,

@@ -36,7 +36,16 @@ CAMERA: Kinds = {
     **{"stall_s": float, "connect_s": float},
 }
 BATCHING: Kinds = {"max_batch": int, "max_wait_ms": float}
-SINKS: Kinds = {"on_error": str, "jsonl": str, "video": str, "window": bool, "webhook": dict, "mqtt": dict}
+SINKS: Kinds = {
+    "on_error": str,
+    "jsonl": str,
+    "video": str,
+    "codec": str,
+    "segment_s": float,
+    "window": bool,
+    "webhook": dict,
+    "mqtt": dict,
+}
 WEBHOOK: Kinds = {
     **{"url": str, "token": str, "ca_file": str, "queue": int, "deadline_s": float, "budget_s": float},
     **{"wait_s": float, "most_wait_s": float, "flush_s": float},
@@ -52,6 +61,7 @@ CHOICES = {
     "provider": ("cpu", "cuda", "tensorrt"),
     "policy": ("latest", "drop-oldest", "wait"),
     "on_error": ("raise", "drop"),
+    "codec": ("vp9", "mp4v"),
 }
 NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", list: "a list of strings"}
 SECRETS = frozenset({"source", "url", "token", "user", "password"})  # keys that may take from the environment

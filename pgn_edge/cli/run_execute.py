@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
 from pgn_edge.cli.console import progress_bar
@@ -16,11 +18,68 @@ if TYPE_CHECKING:
     from pgn_edge.left_out import LeftOut
     from pgn_edge.runtime.app import RunSummary
     from pgn_edge.runtime.cameras import Camera
-    from pgn_edge.runtime.sources import Source
+    from pgn_edge.runtime.sinks import Sink
+    from pgn_edge.runtime.sources import Frame, Missing, Source
+
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def execute(plan: RunPlan, left_out: LeftOut) -> RunSummary:
-    """Open everything, run until every source has ended, and close everything.
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run.
+
+    Args:
+        summary: Summary of the run.
+        videos: Paths of the files of the annotated video.
+        signal: Signal that ended a run on files before their end; 0 for none. It is how a run on cameras ends.
+    """
+
+    summary: RunSummary
+    videos: tuple[str, ...]
+    signal: int
+
+
+class Stop:
+    """Remembers the signal that asked a run to end."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        """Handle a signal: the first lets the frame under way finish and keeps the files, the next breaks off."""
+        if self.signal:
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        self.signal = number
+
+
+class _Stoppable:
+    """A source that ends after the frame during which its run was asked to end."""
+
+    def __init__(self, source: Source, stop: Stop) -> None:
+        self._source, self._stop = source, stop
+        self.name, self.fps, self.count = source.name, source.fps, source.count
+
+    @property
+    def missing(self) -> Missing:
+        return self._source.missing
+
+    def __iter__(self) -> Iterator[Frame]:
+        for frame in self._source:
+            if self._stop.signal:
+                return
+            yield frame
+
+    def __enter__(self) -> _Stoppable:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+
+def execute(plan: RunPlan, left_out: LeftOut) -> Outcome:
+    """Open everything, run until every source has ended or a signal says so, and close everything.
 
     Args:
         plan: Run that is asked for.
@@ -46,16 +105,20 @@ def execute(plan: RunPlan, left_out: LeftOut) -> RunSummary:
         metrics = stack.enter_context(serving(plan.metrics, runtime, sinks))
         progress = stack.enter_context(progress_bar())
         places = list(sinks.values())
+        stop = Stop()
         if len(sources) == 1 and not live:
             (source,) = sources.values()
-            return run_app(runtime, source, places, progress, metrics, plan.cameras[0].name)
-        cameras = [
-            Camera(name, source, camera.tasks or tuple(plan.tasks))
-            for camera, (name, source) in zip(plan.cameras, sources.items(), strict=True)
-        ]
-        stack.enter_context(_until_interrupted(cameras))
-        batching = Batching(**plan.batching)
-        return run_cameras(runtime, cameras, places, batching=batching, progress=progress, metrics=metrics)
+            stack.enter_context(handled(stop))
+            summary = run_app(runtime, _Stoppable(source, stop), places, progress, metrics, plan.cameras[0].name)
+        else:
+            cameras = [
+                Camera(name, source, camera.tasks or tuple(plan.tasks))
+                for camera, (name, source) in zip(plan.cameras, sources.items(), strict=True)
+            ]
+            stack.enter_context(_until_interrupted(cameras, stop))
+            batching = Batching(**plan.batching)
+            summary = run_cameras(runtime, cameras, places, batching=batching, progress=progress, metrics=metrics)
+        return Outcome(summary, _videos(sinks), 0 if live else stop.signal)
 
 
 def _open(camera: CameraPlan, alone: bool, white: int | None, left_out: LeftOut) -> Source:
@@ -70,17 +133,39 @@ def _open(camera: CameraPlan, alone: bool, white: int | None, left_out: LeftOut)
     return open_source(camera.source, options, white=white, left_out=left_out)
 
 
-@contextmanager
-def _until_interrupted(cameras: Sequence[Camera]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end cameras as the end of a file would: what was written so far is kept."""
+def _videos(sinks: Mapping[str, Sink]) -> tuple[str, ...]:
+    from pgn_edge.runtime.sinks import VideoSink
 
-    def end(*_: object) -> None:
+    sink = sinks.get("video")
+    return tuple(map(str, sink.paths)) if isinstance(sink, VideoSink) else ()
+
+
+@contextmanager
+def _until_interrupted(cameras: Sequence[Camera], stop: Stop) -> Iterator[None]:
+    """Let a signal end cameras as the end of a file would: what was written so far is kept."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        stop.signal = stop.signal or number
         for camera in cameras:
             camera.end()
 
-    ends = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    with handled(end):
+        yield
+
+
+@contextmanager
+def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handle Ctrl-C, SIGTERM and SIGHUP; the latter comes when a terminal or an SSH session closes.
+
+    A signal that is ignored from the start stays so, as `nohup` wants it.
+
+    Args:
+        handler: Function that is called with the number of the signal.
+    """
+    asked = [number for number in ENDINGS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in asked}
     try:
         yield
     finally:
-        for number, before in ends.items():
-            signal.signal(number, before)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

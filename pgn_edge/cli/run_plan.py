@@ -33,6 +33,8 @@ class SinkPlan:
     Args:
         jsonl: path, `-` for stdout, or None.
         video: path or None.
+        codec: Codec of the video, `vp9` or `mp4v`.
+        segment_s: Seconds of a camera's video in one file.
         window: whether there is one.
         webhook: `url`, and fields of `WebhookOptions`; None for none.
         mqtt: `host`, `port`, and fields of `MqttOptions`; None for none.
@@ -41,6 +43,8 @@ class SinkPlan:
 
     jsonl: str | None = None
     video: str | None = None
+    codec: str = "vp9"
+    segment_s: float = 60.0
     window: bool = False
     webhook: Mapping[str, Any] | None = field(default=None, repr=False)
     mqtt: Mapping[str, Any] | None = field(default=None, repr=False)

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from pgn_edge.runtime.metrics import Metrics
     from pgn_edge.runtime.sinks import Sink
     from pgn_edge.runtime.sinks.base import OnError
+    from pgn_edge.runtime.sinks.video_track import Codec
     from pgn_edge.runtime.sources import Source
     from pgn_edge.runtime.web import LivePage
 
+LIVE_FPS = 30.0  # of a recording: each frame of it is encoded, those that repeat another too
 LIVE_FLUSH_S = 1.0  # for documents that wait when a camera app is told to end: whoever told it waits too
 
 
@@ -42,8 +44,11 @@ def make_sinks(plan: RunPlan, runtime: Runtime, sources: Mapping[str, Source]) -
     on_error = cast("OnError", wanted.on_error or ("drop" if live else "raise"))
     made: dict[str, Sink] = {}
     if wanted.video:
-        fps = plan.cameras[0].live.get("max_fps") or next(iter(sources.values())).fps
-        made["video"] = sinks.VideoSink(wanted.video, runtime.facts, fps, on_error)
+        (source,) = sources.values()
+        endless, most = live and source.count is None, plan.cameras[0].live.get("max_fps")
+        fps = min(source.fps, most or source.fps, LIVE_FPS) if endless else source.fps
+        codec, segment_s = cast("Codec", wanted.codec), wanted.segment_s if endless else None
+        made["video"] = sinks.VideoSink(wanted.video, runtime.facts, fps, on_error, codec=codec, segment_s=segment_s)
     if wanted.jsonl:
         # A reader of stdout that went away does not come back.
         printed = wanted.jsonl == "-" and wanted.on_error is None

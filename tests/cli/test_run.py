@@ -192,21 +192,42 @@ def test_output_into_a_missing_folder_is_status_1(clip: Path, tiny_pair, tmp_pat
     assert sorted(tmp_path.iterdir()) == files
 
 
-def test_sigterm_in_mid_run_leaves_no_file(tmp_path: Path, tiny_pair) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_signal_in_mid_file_keeps_all_answers_so_far(tmp_path: Path, tiny_pair, number: signal.Signals) -> None:
     clip, out = write_clip(tmp_path / "long.mp4", 400), tmp_path / "out"
     out.mkdir()
     command = [
         sys.executable, "-m", "pgn_edge", "run", "--source", clip, "--vit", tiny_pair.vit, "--task", tiny_pair.task,
-        "--output", out / "out.mp4", "--jsonl", "-",
+        "--output", out / "out.mp4", "--codec", "mp4v", "--jsonl", "-",
     ]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["sequence"] == 0
         assert len(list(out.iterdir())) == 1
-        process.send_signal(signal.SIGTERM)
-        process.stdout.read()
-    assert process.returncode == 128 + signal.SIGTERM
-    assert list(out.iterdir()) == []
+        process.send_signal(number)
+        rest, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    frames = 1 + len(rest.splitlines())
+    assert frames < 400
+    said = f"pgn-edge: stopped by {number.name} after {frames} frames, whose answers are kept"
+    assert errors.decode().splitlines()[-1] == said
+    capture = cv2.VideoCapture(str(out / "out.mp4"))
+    assert [file.name for file in out.iterdir()] == ["out.mp4"]
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == frames
+
+
+def test_nohup_goes_on_after_its_terminal(tmp_path: Path, tiny_pair) -> None:
+    clip = write_clip(tmp_path / "long.mp4", 60)
+    command = [
+        "nohup", sys.executable, "-m", "pgn_edge", "run", "--source", clip, "--vit", tiny_pair.vit,
+        "--task", tiny_pair.task, "--jsonl", "-",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGHUP)
+        rest, _ = process.communicate(timeout=60)
+    assert (process.returncode, len(rest.splitlines())) == (0, 59)
 
 
 def test_closed_pipe_is_one_line_and_status_1(tmp_path: Path, tiny_pair) -> None:

@@ -23,6 +23,7 @@ from pgn_edge.preprocess import Preprocess
 from pgn_edge.runtime.result import Result
 from pgn_edge.runtime.sinks import AnswerRecord, JsonlSink, Sink, VideoSink
 from pgn_edge.runtime.sinks.base import OnError
+from pgn_edge.runtime.sinks.video_track import Codec
 from pgn_edge.runtime.sources import Frame
 
 FACTS = EngineFacts(
@@ -90,9 +91,17 @@ def test_video_of_images_of_many_sizes_and_two_tasks(tmp_path: Path) -> None:
     assert shapes[0][0] >= 2 * 384
 
 
-def test_video_needs_an_mp4_name(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"ends in \.mp4, got 'out\.avi'"):
-        VideoSink(tmp_path / "out.avi", FACTS, fps=25.0)
+@pytest.mark.parametrize(
+    ("name", "codec", "refusal"),
+    [
+        ("out.avi", "vp9", r"ends in \.mp4 or \.webm, got 'out\.avi'"),
+        ("out.webm", "mp4v", r"the codec vp9 in \.webm, got mp4v"),
+        ("out.mp4", "h264", r"the codec vp9 or mp4v in \.mp4, got h264"),
+    ],
+)
+def test_video_of_another_kind_is_refused(tmp_path: Path, name: str, codec: Codec, refusal: str) -> None:
+    with pytest.raises(OutputError, match=refusal):
+        VideoSink(tmp_path / name, FACTS, fps=25.0, codec=codec)
 
 
 def test_video_without_frames_is_no_file(tmp_path: Path) -> None:
