@@ -109,6 +109,8 @@ def _show_warning(show: Callable[..., None], message: Warning | str, category: t
 
 
 def _on_terminate(number: int, frame: FrameType | None) -> None:
+    if number == signal.SIGHUP:
+        standard_output.leave_terminal()
     raise SystemExit(128 + number)
 
 

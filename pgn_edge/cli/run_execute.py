@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from pgn_edge.cli.console import progress_bar
 from pgn_edge.cli.run_plan import CameraPlan, RunPlan
 from pgn_edge.cli.run_sinks import make_sinks, serving
+from pgn_edge.cli.standard_output import leave_terminal
+from pgn_edge.progress import Progress
 from pgn_edge.redact import public_name
 
 if TYPE_CHECKING:
@@ -103,7 +105,7 @@ def execute(plan: RunPlan, left_out: LeftOut) -> Outcome:
         runtime = stack.enter_context(Runtime(plan.vit, plan.tasks, canvases=plan.draws, **plan.engine))
         sinks = make_sinks(plan, runtime, sources)
         metrics = stack.enter_context(serving(plan.metrics, runtime, sinks))
-        progress = stack.enter_context(progress_bar())
+        progress = _lenient(stack.enter_context(progress_bar()))
         places = list(sinks.values())
         stop = Stop()
         if len(sources) == 1 and not live:
@@ -131,6 +133,16 @@ def _open(camera: CameraPlan, alone: bool, white: int | None, left_out: LeftOut)
     if not alone and live_address(camera.source) is not None:
         return LiveSource(camera.source, options)
     return open_source(camera.source, options, white=white, left_out=left_out)
+
+
+def _lenient(progress: Progress) -> Progress:
+    """Progress that may be lost: a terminal that was closed a moment ago ends no run before its signal does."""
+
+    def show(step: str, done: int, total: int, note: str = "") -> None:
+        with suppress(OSError):
+            progress(step, done, total, note)
+
+    return show
 
 
 def _videos(sinks: Mapping[str, Sink]) -> tuple[str, ...]:
@@ -162,8 +174,14 @@ def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     Args:
         handler: Function that is called with the number of the signal.
     """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            leave_terminal()
+        handler(number, frame)
+
     asked = [number for number in ENDINGS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, handler) for number in asked}
+    before = {number: signal.signal(number, handle) for number in asked}
     try:
         yield
     finally:

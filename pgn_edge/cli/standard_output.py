@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import stat
 import sys
 from typing import IO, Any, cast
 
@@ -39,6 +40,17 @@ def prepare() -> None:
     if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
         raw = _Named(stream.fileno(), "wb", closefd=False)
         sys.stdout = io.TextIOWrapper(io.BufferedWriter(raw), encoding=stream.encoding, errors=stream.errors)
+
+
+def leave_terminal() -> None:
+    """Print into nowhere from now on: the terminal is closed, and each write to it would be an error.
+
+    Files and pipes stay.
+    """
+    with open(os.devnull, "wb") as nowhere:
+        for descriptor in (1, 2):
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode):  # `isatty` says no to a terminal that is gone
+                os.dup2(nowhere.fileno(), descriptor)
 
 
 def is_lost(error: BaseException) -> bool:

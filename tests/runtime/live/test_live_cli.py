@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import urllib.request
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -63,7 +66,9 @@ def test_options_that_are_refused(tmp_path: Path, extra: tuple[str, ...], status
     assert says in done.output
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["ctrl-c", "sigterm", "a closed terminal"]
+)
 def test_a_camera_ends_with_a_signal_and_what_was_written_is_kept(
     http: HttpCamera, tiny_pair, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -76,10 +81,12 @@ def test_a_camera_ends_with_a_signal_and_what_was_written_is_kept(
         child.send_signal(number)
         rest, errors = ended(child)
     assert child.returncode == 0, errors
-    frames = len(lines) + len(rest.splitlines())
-    assert f"{frames} frames in" in errors.decode()
+    lines += [json.loads(line) for line in rest.splitlines()]
+    assert f"{len(lines)} frames in" in errors.decode()
+    first, last = (datetime.fromisoformat(line["at"].replace("Z", "+00:00")) for line in (lines[0], lines[-1]))
     capture = cv2.VideoCapture(str(video))
-    assert int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == frames
+    seconds = capture.get(cv2.CAP_PROP_FRAME_COUNT) / capture.get(cv2.CAP_PROP_FPS)
+    assert seconds == pytest.approx((last - first).total_seconds(), abs=1.0)
 
 
 def test_metrics_and_a_webhook_of_a_run(http: HttpCamera, tiny_pair, tmp_path: Path) -> None:
@@ -119,3 +126,24 @@ def test_metrics_and_a_webhook_of_a_run(http: HttpCamera, tiny_pair, tmp_path: P
     assert f'pgn_edge_reconnects_total{{camera="{http.url}"}} 0' in text
     assert [one["name"] for one in posted[:3]] == [line["name"] for line in lines]
     assert len(posted) == len(lines) + len(rest.splitlines())
+
+
+def test_a_terminal_that_is_closed_takes_nothing_of_a_recording_with_it(
+    http: HttpCamera, tiny_pair, tmp_path: Path
+) -> None:
+    lines, video = tmp_path / "out.jsonl", tmp_path / "out.mp4"
+    files = ("--vit", str(tiny_pair.vit), "--task", str(tiny_pair.task), "--threads", "1", "--jsonl", str(lines))
+    command = [sys.executable, "-m", "pgn_edge", "run", "--source", http.url, *files, "--output", str(video)]
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execv(sys.executable, [*command, "--codec", "mp4v"])
+    said = b""
+    while not lines.exists() or lines.stat().st_size < 3000:
+        said += os.read(terminal, 65536)  # the bar grows with each frame
+    os.close(terminal)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0, said
+    answered = len(lines.read_text().splitlines())
+    assert answered > 1
+    capture = cv2.VideoCapture(str(video))
+    assert capture.read()[0]
