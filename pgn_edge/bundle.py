@@ -30,6 +30,7 @@ SCHEMA = 1
 MEMBERS = ("manifest.json", "pgn.onnx", "head.npz", "golden.npz")
 MANIFEST_LIMIT = 4 << 20
 MEMBER_LIMIT = 256 << 20
+MOST_GOLDEN = 32  # frames; export stores 4, and each costs the device a run of both engines
 DIGEST = 12  # hexadecimal digits of a bundle's sha256 that answers carry
 
 
@@ -68,6 +69,10 @@ class Golden:
             "embedding": ((count, *self.embedding.shape[-1:]), np.float32, self.embedding),
             "top1": ((count,), np.int64, self.top1),
         }
+        if count > MOST_GOLDEN:
+            raise BundleError(
+                "golden.npz", expected=f"at most {MOST_GOLDEN} frames", got=str(count), do="export the task again"
+            )
         for name, (shape, dtype, array) in expected.items():
             if count == 0 or array.shape != shape or array.dtype != dtype:
                 raise BundleError(

@@ -5,6 +5,7 @@ PgnEdgeError
 ├── BundleError        a task bundle (task.pgn) cannot be used
 ├── GeometryError      sizes, slots and layouts that do not fit together
 ├── EngineError        an engine cannot be opened, or failed while it ran
+│   └── TaskError          the PGN engine of one task failed; the ViT engine and other tasks did not
 ├── PairingError       a task and a ViT engine were not made for each other
 ├── ExportError        an export was refused
 │   ├── InversionError     prompt inversion would not be exact
@@ -74,6 +75,10 @@ class GeometryError(PgnEdgeError):
 
 class EngineError(PgnEdgeError):
     """An engine cannot be opened, or failed while it ran."""
+
+
+class TaskError(EngineError):
+    """The PGN engine of one task failed while it ran; its subject is the name of that engine."""
 
 
 class PairingError(PgnEdgeError):

@@ -183,7 +183,7 @@ def _draw_answer(picture: np.ndarray, box: Box, result: Result, layout: _Layout)
     _put(picture, f"task {result.task}", (x0, y0 + layout.px(12)), x1 - x0, _Style(layout.px(11), MUTED))
     if result.degraded:
         _put(picture, "degraded", (x0, y0 + layout.px(56)), x1 - x0, _Style(layout.px(32), ALARM, bold=True))
-        reason = f"{result.degraded}: NaN or Inf"
+        reason = result.reason
         _put(picture, reason, (x0, y0 + layout.px(86)), x1 - x0, _Style(layout.px(15), ALARM))
         return
     _put(picture, result.label, (x0, y0 + layout.px(56)), x1 - x0, _Style(layout.px(32), TEXT, bold=True))

@@ -140,7 +140,7 @@ def run_app(
             stack.enter_context(sink)
         start = perf_counter()
         for frame in source:
-            results = runtime.infer_batch([(task, frame.image_bgr) for task in tasks])
+            results = runtime.answer_batch([(task, frame.image_bgr) for task in tasks])
             account.deliver(name, frame.of_camera(camera) if camera else frame, results, sinks)
         seconds = perf_counter() - start
     return account.summary(seconds, sinks)

@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike
 
-from pgn_edge.errors import EngineError
+from pgn_edge.errors import EngineError, TaskError
 from pgn_edge.mixtures import COEFFICIENTS
 from pgn_edge.runtime.cuda import Cuda, DeviceArray, Event, Graph
 from pgn_edge.runtime.engines.base import DeviceEngine, Engine, parts
@@ -52,7 +52,8 @@ class Chain(Protocol):
             Milliseconds by stage.
 
         Raises:
-            EngineError: an engine failed.
+            TaskError: the PGN engine of one task failed.
+            EngineError: another engine failed.
         """
 
     def flaws(self) -> list[str]:
@@ -110,7 +111,8 @@ class HostChain:
         for pgn, part in _turns(pgns):
             outputs = {name: np.zeros(shape, np.float32) for name, shape in _mixtures(pgn, part).items()}
             self.coefficients.extend(outputs.get(COEFFICIENTS, [None] * (part.stop - part.start)))
-            self._paint.append(pgn.bind({"image": self.images[part]}, {"canvas": self._canvases[part], **outputs}))
+            step = pgn.bind({"image": self.images[part]}, {"canvas": self._canvases[part], **outputs})
+            self._paint.append(_of_task(step))
         self._encode = [
             vit.bind({"canvas": self._canvases[part]}, {output: self._embeddings[part]})
             for part in parts(vit.inputs["canvas"], 0, len(pgns))
@@ -179,7 +181,7 @@ class CudaChain:
         for pgn, part in _turns(pgns):
             rows = images.rows(part.start, part.stop), canvases.rows(part.start, part.stop)
             more = {name: _array(self._cuda, owned, shape, np.float32) for name, shape in _mixtures(pgn, part).items()}
-            stages["pgn"] += self._call(pgn, rows, more, owned)
+            stages["pgn"] += map(_of_task, self._call(pgn, rows, more, owned))
             down = {name: _pinned(self._cuda, owned, array.shape, array.dtype) for name, array in more.items()}
             download += [partial(self._cuda.download, down[name], array) for name, array in more.items()]
             self.coefficients.extend(down.get(COEFFICIENTS, [None] * (part.stop - part.start)))
@@ -244,6 +246,18 @@ class CudaChain:
     def close(self) -> None:
         """See `Chain.close`."""
         self._owned.close()
+
+
+def _of_task(step: Step) -> Step:
+    """A step of one task, whose errors say so."""
+
+    def run() -> None:
+        try:
+            step()
+        except EngineError as exc:
+            raise TaskError(exc.subject, expected=exc.expected, got=exc.got, do=exc.do) from exc
+
+    return run
 
 
 def _turns(pgns: Sequence[AnyEngine]) -> Iterator[tuple[AnyEngine, slice]]:

@@ -1,6 +1,6 @@
 """Ends runs of ONNX Runtime that take too long, so that a graph from a stranger cannot hold a thread for ever.
 
-One thread of the process looks at all sessions a few times a second. A run itself pays for two assignments and two
+One thread of the process looks at all limits a few times a second. A run itself pays for two assignments and two
 readings of the clock.
 """
 
@@ -14,16 +14,16 @@ from math import inf
 from time import monotonic, sleep
 from typing import Any
 
-LOOK_S = 0.1  # between two looks of the thread
+LOOK_S = 0.1  # between two looks of the watching thread
 
 
 class RunLimit:
     """Time limit of the runs that share one `RunOptions`; one thread at a time runs with them.
 
-    ONNX Runtime looks at the flag between two nodes. A single node is never broken off.
+    ONNX Runtime looks at the flag in its options between two nodes. A single node is never broken off.
 
     Args:
-        options: `RunOptions` that every limited run is given.
+        options: `RunOptions` of ONNX Runtime that every limited run is given.
     """
 
     def __init__(self, options: Any) -> None:
@@ -33,16 +33,19 @@ class RunLimit:
         _watch(self)
 
     @contextmanager
-    def within(self, seconds: float) -> Iterator[None]:
-        """Let whatever runs with these options end after so many seconds.
+    def within(self, seconds: float) -> Iterator[Any]:
+        """End a run with the options that this gives after so many seconds.
+
+        Args:
+            seconds: Time that the run may take, in seconds.
 
         Raises:
-            TimeoutError: It was ended.
+            TimeoutError: The run was ended.
         """
         ends = monotonic() + seconds
         self._ends = ends
         try:
-            yield
+            yield self.options
         except Exception as exc:
             if monotonic() >= ends:
                 raise TimeoutError(f"no answer within {seconds:g} s") from exc
@@ -50,45 +53,46 @@ class RunLimit:
         finally:
             self._ends = inf
             if monotonic() >= ends:
-                self._reset()
+                self._allow()
 
-    def look(self, now: float) -> None:
+    def look(self) -> None:
         """End the run if its time is over; the watching thread calls this."""
-        if now < self._ends:
+        if monotonic() < self._ends:
             return
         with self._lock:
-            # The run may have ended since; the next one must not find the flag.
-            if now >= self._ends:
+            # The run may have ended by itself meanwhile. The next run must not find the flag.
+            if monotonic() >= self._ends:
                 self.options.terminate = True
 
-    def _reset(self) -> None:
+    def _allow(self) -> None:
         with self._lock:
             self.options.terminate = False
 
 
 _limits: weakref.WeakSet[RunLimit] = weakref.WeakSet()
-_start = threading.Lock()
-_watcher: list[threading.Thread] = []
+_registering = threading.Lock()
+_watchers: list[threading.Thread] = []
 
 
 def _watch(limit: RunLimit) -> None:
-    with _start:
+    with _registering:
         _limits.add(limit)
-        # A thread of the parent does not live in a forked child.
-        if not _watcher or not _watcher[0].is_alive():
-            _watcher[:] = [threading.Thread(target=_look, name="pgn-edge deadlines", daemon=True)]
-            _watcher[0].start()
+        if not _watchers:
+            _watchers.append(threading.Thread(target=_look_for_ever, name="deadlines of pgn-edge", daemon=True))
+            _watchers[0].start()
 
 
-def _look() -> None:
-    while True:
+def _look_for_ever() -> None:
+    while _look_once():
         sleep(LOOK_S)
-        with _start:
-            limits = list(_limits)
-            if not limits:
-                _watcher.clear()
-                return
-        now = monotonic()
-        for limit in limits:
-            limit.look(now)
-        del limits
+
+
+def _look_once() -> bool:
+    """Look at every limit; without any, the thread ends."""
+    with _registering:
+        limits = list(_limits)
+        if not limits:
+            _watchers.clear()
+    for limit in limits:
+        limit.look()
+    return bool(limits)

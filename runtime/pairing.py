@@ -19,6 +19,7 @@ from pgn_edge.transport import LOSSLESS
 PROMPT_TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 5e-2, "bf16": 2e-1}
 IMAGE_TOLERANCE = 1e-4
 LENGTH_TOLERANCE = 0.05  # of an embedding; that of `builtin` is 0.3 % off in int8
+GOLDEN_PGN_S = 60.0  # of the PGN engine for all golden frames; the ViT engine takes what it takes
 ONE_LEVEL = 1.01  # of the 256 of an 8-bit image
 
 OTHER_VIT = "export the ViT with the backbone, --prompts and --layout that the task was trained for"
@@ -134,11 +135,12 @@ def check_golden(
         remedy: what to do where the canvas is right and the embedding is not.
 
     Raises:
-        PairingError: canvas, embedding or class differ from what export stored, or the mixtures are none.
+        PairingError: canvas, embedding or class differ from what export stored, or the mixtures are none; a frame of
+            another size has no finite answer; or the PGN engine takes too long for all of them.
         EngineError: an engine failed.
     """
     golden, facts = bundle.golden, bundle.facts
-    canvas, embedding, sums = _answers(chain, golden.images, turn)
+    canvas, embedding, sums = _answers(bundle, chain, turn)
     sum_error = _largest(sums - 1)
     if not sum_error <= SUM_TOLERANCE:
         raise _mismatch(bundle, "mixture coefficients", f"sums within {SUM_TOLERANCE:g} of 1", sum_error)
@@ -156,6 +158,30 @@ def check_golden(
     if bundle.head.kind != "text" and not _largest(ratio - 1) <= LENGTH_TOLERANCE:
         expected = f"the stored one within {LENGTH_TOLERANCE:.0%}"
         raise _mismatch(bundle, "length of the embedding", expected, f"{ratio[0]:.3g} times it", remedy)
+    _check_other_size(bundle, chain, turn)
+
+
+def _check_other_size(bundle: Bundle, chain: Chain, turn: AbstractContextManager[object]) -> None:
+    """Send one frame of a size that no golden image has through preprocessing and both engines."""
+    height, width = bundle.facts.geometry.content_hw
+    frame = _odd_frame(height + 31, 2 * width + 17)
+    image = bundle.facts.preprocess(frame, "BGR")
+    what = f"frame of {frame.shape[0]} x {frame.shape[1]} pixels"
+    if image.shape != (height, width, 3):
+        raise _mismatch(bundle, what, f"an image of {height} x {width}", f"{image.shape}")
+    with turn:
+        chain.images[0] = image
+        chain.run()
+        (flaw,) = chain.flaws()
+    if flaw:
+        raise _mismatch(bundle, what, "finite numbers", f"NaN or Inf: {flaw}")
+
+
+def _odd_frame(height: int, width: int) -> np.ndarray:
+    """A picture with a slope in each channel, (height, width, 3) uint8."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    planes = [200 * rows / height, 200 * columns / width, 100 * (rows / height + columns / width)]
+    return np.stack(planes, axis=-1).astype(np.uint8) + np.uint8(30)
 
 
 def _check_canvas(bundle: Bundle, canvas: np.ndarray) -> None:
@@ -186,18 +212,21 @@ def _normalisation(facts: EngineFacts) -> str:
 
 
 def _answers(
-    chain: Chain, images: np.ndarray, turn: AbstractContextManager[object]
+    bundle: Bundle, chain: Chain, turn: AbstractContextManager[object]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Canvas and embedding of each image, and what its mixtures sum to: (M, K), 1 where the PGN does not give them."""
     canvases, embeddings, sums = [], [], []
-    for image in images:
+    spent_ms = 0.0
+    for image in bundle.golden.images:
         with turn:
             chain.images[0] = image
-            chain.run()
+            spent_ms += chain.run()["pgn"]
             canvases.append(chain.canvases()[0])
             embeddings.append(chain.embeddings[0].copy())
             mixtures = chain.coefficients[0]
             sums.append(np.ones(1) if mixtures is None else mixtures.sum(axis=-1, dtype=np.float64))
+        if spent_ms > GOLDEN_PGN_S * 1e3:
+            raise _mismatch(bundle, "frames", f"all within {GOLDEN_PGN_S:g} s of the PGN engine", "more")
     return np.stack(canvases), np.stack(embeddings), np.stack(sums)
 
 

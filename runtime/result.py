@@ -12,6 +12,7 @@ import numpy as np
 from pgn_edge.errors import DataError
 from pgn_edge.heads import Head
 
+FAILED = "engine failed: "  # how `Result.degraded` begins where no number was computed
 TOP = 3  # classes in a JSON object
 
 
@@ -31,7 +32,7 @@ class Result:
         timings_ms: milliseconds by stage: preprocess, pgn, vit, head, and on a GPU upload and download; of the whole
             batch where frames share one.
         degraded: what was not finite, so that there is no answer: `mixture coefficients`, `canvas`, `embedding` or
-            `scores`; empty for an answer.
+            `scores`; `engine failed: ` and the reason where the task's own engine failed; empty for an answer.
         bundle: First 12 hexadecimal digits of the bundle file's sha256; empty where the answer has no bundle.
     """
 
@@ -45,6 +46,13 @@ class Result:
     timings_ms: Mapping[str, float]
     degraded: str = ""
     bundle: str = ""
+
+    @property
+    def reason(self) -> str:
+        """Why there is no answer, in words for a person; empty for an answer."""
+        if not self.degraded or self.degraded.startswith(FAILED):
+            return self.degraded
+        return f"{self.degraded}: NaN or Inf"
 
     def kept_canvas(self) -> np.ndarray:
         """The canvas.

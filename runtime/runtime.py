@@ -13,11 +13,13 @@ import numpy as np
 
 from pgn_edge.contract import EngineFacts
 from pgn_edge.errors import EngineError, PairingError
+from pgn_edge.runtime.bulkhead import Bulkhead
 from pgn_edge.runtime.chain import Chain, link
 from pgn_edge.runtime.drift import Drift
 from pgn_edge.runtime.engines import DeviceEngine, Engine, EngineOptions, open_engine
 from pgn_edge.runtime.engines.base import Provider, infer_all
 from pgn_edge.runtime.pairing import canvas_spec, check_tensors
+from pgn_edge.runtime.process import ProcessGuard
 from pgn_edge.runtime.result import Result, judge
 from pgn_edge.runtime.tasks import Loader, Task
 
@@ -63,6 +65,7 @@ class Runtime:
         self._swaps: dict[str, int] = {}
         self._chains: dict[tuple[str, ...], Chain] = {}
         self._lock, self._closed = RLock(), False
+        self._process = ProcessGuard("runtime")
         self._vit = open_engine(vit, self._options) if isinstance(vit, str | Path) else vit
         try:
             self.facts = EngineFacts.from_metadata(self._vit.metadata, self._vit.name)
@@ -74,6 +77,8 @@ class Runtime:
             # Sessions on a CPU run side by side; a GPU has one stream, and takes one call at a time.
             self._turn = self._lock if isinstance(self._vit, DeviceEngine) else nullcontext()
             self._loader = Loader(self._vit, self.facts, self._options, self._width(), self._turn)
+            canvas = canvas_spec(self.facts) if canvases else None
+            self._bulkhead = Bulkhead(self._loader.width, canvas)
             for name, path in (tasks or {}).items():
                 self.add(name, path)
         except BaseException:
@@ -88,6 +93,7 @@ class Runtime:
             PairingError: the name is taken, or the task does not belong to this ViT.
             EngineError: its PGN engine cannot be opened where the ViT engine is.
         """
+        self._process.check()
         self._require_new(name)
         task = self._loader.load(name, path)
         with self._lock:
@@ -108,6 +114,7 @@ class Runtime:
             PairingError: no such task, or the new one does not belong to this ViT.
             BundleError, EngineError: as `add`.
         """
+        self._process.check()
         self._task(name)
         task = self._loader.load(name, path)
         with self._lock:
@@ -127,6 +134,7 @@ class Runtime:
         Raises:
             PairingError: no such task.
         """
+        self._process.check()
         with self._lock:
             old = self._task(name)
             del self._tasks[name], self._swaps[name]
@@ -189,10 +197,32 @@ class Runtime:
         Raises:
             PairingError, DataError, EngineError: as `infer`; then no frame is answered.
         """
+        self._process.check()
         if not frames:
             return []
         with self._lock:
             return self._infer(frames)
+
+    def answer_batch(self, frames: Sequence[tuple[str, np.ndarray]]) -> list[Result]:
+        """Answer frames of any tasks as `infer_batch` does, but let no task take the others down.
+
+        If the PGN engine of a task fails, its frames get degraded results that say why, and the others are answered.
+        An engine that failed only after more than a second rests for half a minute, so it cannot slow the others down.
+
+        Args:
+            frames: (task name, frame) pairs, frames as in `infer`.
+
+        Returns:
+            One result for each, in order.
+
+        Raises:
+            PairingError, DataError: as `infer`; then no frame is answered.
+            EngineError: the ViT engine failed, or the process is a fork; then no frame is answered.
+        """
+        self._process.check()
+        with self._lock:
+            tasks = {name: self._task(name) for name, _ in frames}
+            return self._bulkhead.answer(frames, tasks, self.infer_batch)
 
     def _infer(self, frames: Sequence[tuple[str, np.ndarray]]) -> list[Result]:
         # Frames of one task stand together: its PGN takes them in one call, and mixtures of tasks share a chain.
@@ -222,6 +252,10 @@ class Runtime:
 
     def close(self) -> None:
         """Close every engine; calling twice does no harm. A task that is being loaded meanwhile is an error there."""
+        if self._process.is_fork:
+            # The threads that the engines would wait for stayed in the parent, and so may the lock.
+            self._process.abandon(self._vit, dict(self._tasks), dict(self._chains))
+            return
         with self._lock:
             for chain in self._chains.values():
                 chain.close()

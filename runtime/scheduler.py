@@ -14,6 +14,7 @@ from types import TracebackType
 import numpy as np
 
 from pgn_edge.errors import DataError, EngineError
+from pgn_edge.runtime.process import ProcessGuard
 from pgn_edge.runtime.result import Result
 from pgn_edge.runtime.runtime import Runtime
 
@@ -95,6 +96,7 @@ class Scheduler:
     def __init__(self, runtime: Runtime, options: Batching | None = None) -> None:
         self._runtime, self._options = runtime, options or Batching()
         self._changed = threading.Condition()
+        self._process = ProcessGuard("scheduler")
         self._waiting: dict[str, deque[_Job]] = {}  # whose turn comes next stands in front
         self._last: frozenset[str] = frozenset()
         self._closed = False
@@ -124,13 +126,14 @@ class Scheduler:
             timeout: seconds to wait for a place where `queue` submissions of this camera wait; None waits for ever.
 
         Returns:
-            One result for each pair, in order; or what `Runtime.infer_batch` raises for these pairs. It is cancelled
+            One result for each pair, in order; or what `Runtime.answer_batch` raises for these pairs. It is cancelled
             if the scheduler is closed before its pass, and may be cancelled until then.
 
         Raises:
             DataError: more pairs than a batch takes.
-            EngineError: no place within `timeout`, or the scheduler is closed.
+            EngineError: no place within `timeout`, the scheduler is closed, or the process is a fork.
         """
+        self._process.check()
         if len(pairs) > self._options.max_batch:
             raise DataError(
                 f"camera {camera}",
@@ -155,6 +158,8 @@ class Scheduler:
 
     def close(self) -> None:
         """Finish the pass under way, cancel what waits, and let nobody wait any longer; twice does no harm."""
+        if self._process.is_fork:
+            return  # its thread, which might hold the lock, stayed in the parent
         with self._changed:
             self._closed = True
             waiting = [job for jobs in self._waiting.values() for job in jobs]
@@ -220,7 +225,7 @@ class Scheduler:
         if not batch:
             return
         try:
-            results = self._runtime.infer_batch([pair for job in batch for pair in job.pairs])
+            results = self._runtime.answer_batch([pair for job in batch for pair in job.pairs])
         except Exception as exc:  # whatever it is, somebody waits for it
             self._refuse(batch, exc)
             return

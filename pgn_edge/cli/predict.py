@@ -85,7 +85,7 @@ def _readable(images: Sequence[str], white: int | None, left_out: LeftOut) -> It
 def _lines(result: Result, top: int) -> list[tuple[str, str]]:
     """Classes with their probabilities; one line that says why, where there is no answer."""
     if result.degraded:
-        return [(f"degraded: {result.degraded} not finite", "-")]
+        return [(f"degraded: {result.reason}", "-")]
     return [(label, f"{score:.1%}") for label, score in result.top(top)]
 
 

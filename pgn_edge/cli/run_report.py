@@ -24,7 +24,9 @@ def print_summary(summary: RunSummary) -> None:
         header = ("camera", "frames", "skipped", "dropped", "reconnects", "age p50, ms", "age p95, ms")
         print_table("Cameras", header, [_row(name, camera) for name, camera in summary.cameras.items()])
     for task, count in summary.degraded.items():
-        click.echo(f"{printable(task)}: {count} degraded frames, whose answers were not finite")
+        click.echo(
+            f"{printable(task)}: {count} degraded frames without an answer: NaN or Inf, or the task's engine failed"
+        )
     for sink, count in summary.lost.items():
         click.echo(f"{sink}: {count} lost")
 

@@ -69,7 +69,7 @@ def open_engine(path: str | Path, options: EngineOptions | None = None) -> Engin
     if suffix == ".onnx":
         if options.provider == "cpu":
             return OnnxRuntimeEngine(path, str(path), options.threads)
-        return OrtGpuEngine(path, str(path), options)
+        return OrtGpuEngine(path, str(path), replace(options, deadline_s=0.0))
     if suffix == FACTS:
         return _foreign(path, options)
     if suffix in PLANS:
@@ -112,7 +112,7 @@ def open_pgn(bundle: Bundle, path: str | Path, vit: Engine, options: EngineOptio
     if isinstance(vit, OrtGpuEngine):
         same = replace(options, provider=vit.provider)
         return OrtGpuEngine(bundle.pgn_onnx, f"{path}: pgn.onnx", same, vit.cuda)
-    return OnnxRuntimeEngine(bundle.pgn_onnx, f"{path}: pgn.onnx", options.threads)
+    return OnnxRuntimeEngine(bundle.pgn_onnx, f"{path}: pgn.onnx", options.threads, options.deadline_s)
 
 
 def _served(where: str, options: EngineOptions) -> Engine:

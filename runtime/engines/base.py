@@ -23,12 +23,15 @@ class EngineOptions:
         threads: on the CPU; 0 takes one for each core.
         gpu: number of the GPU, counted from 0.
         trusted: sha256 of plans without a sidecar that the user vouches for: a plan is code.
+        deadline_s: Seconds that one frame may take in the PGN engine of a task in ONNX Runtime; 0 for no limit. ViT
+            engines have no limit.
     """
 
     provider: Provider = "cpu"
     threads: int = 0
     gpu: int = 0
     trusted: frozenset[str] = frozenset()
+    deadline_s: float = 10.0
 
 
 CHANNELS = (1, 3, 4)  # of pictures: grey, RGB, RGB with alpha

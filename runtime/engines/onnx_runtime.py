@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +14,7 @@ import numpy as np
 
 from pgn_edge.errors import EngineError
 from pgn_edge.extras import import_onnxruntime
+from pgn_edge.runtime.deadline import RunLimit
 from pgn_edge.runtime.engines.base import Provider, TensorSpec, check_binding, check_feeds
 
 TYPES = {
@@ -49,15 +50,19 @@ class OnnxRuntimeEngine:
         model: path of an ONNX file, or its bytes.
         name: for messages.
         threads: on the CPU; 0 takes one for each core.
+        deadline_s: Seconds that one frame may take; a run of several frames may take as many times that. 0 for no
+            limit.
 
     Raises:
         EngineError: no such file, or no ONNX.
         MissingExtraError: onnxruntime is not installed.
     """
 
-    def __init__(self, model: str | Path | bytes, name: str, threads: int = 0) -> None:
+    def __init__(self, model: str | Path | bytes, name: str, threads: int = 0, deadline_s: float = 0.0) -> None:
         self._session: Any = open_session(model, name, [("cpu", {})], threads)
         self._describe(name, "cpu")
+        self._deadline_s = deadline_s
+        self._limit = RunLimit(import_onnxruntime().RunOptions()) if deadline_s else None
 
     def _describe(self, name: str, provider: Provider) -> None:
         self.name = name
@@ -74,8 +79,9 @@ class OnnxRuntimeEngine:
     def infer(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See `Engine.infer`."""
         check_feeds(self, feeds)
-        with self._running() as session:
-            return dict(zip(self._names, session.run(self._names, dict(feeds)), strict=True))
+        frames = len(next(iter(feeds.values())))
+        with self._running() as session, self._within(self._limit, frames) as options:
+            return dict(zip(self._names, session.run(self._names, dict(feeds), options), strict=True))
 
     def bind(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> Callable[[], None]:
         """See `Engine.bind`."""
@@ -90,8 +96,12 @@ class OnnxRuntimeEngine:
 
     def _run_bound(self, binding: Any, arrays: tuple[np.ndarray, ...]) -> None:
         # The arrays come along only to stay alive: the binding knows no more than their addresses.
-        with self._running() as session:
-            session.run_with_iobinding(binding)
+        with self._running() as session, self._within(self._limit, len(arrays[0])) as options:
+            session.run_with_iobinding(binding, options)
+
+    def _within(self, limit: RunLimit | None, frames: int) -> AbstractContextManager[Any]:
+        """Time limit of a run of so many frames; it gives the `RunOptions` that the run needs."""
+        return nullcontext() if limit is None else limit.within(self._deadline_s * frames)
 
     @contextmanager
     def _running(self) -> Iterator[Any]:
@@ -100,6 +110,13 @@ class OnnxRuntimeEngine:
             raise EngineError(self.name, expected="an open engine", got="a closed one", do="open it again")
         try:
             yield self._session
+        except TimeoutError as exc:
+            raise EngineError(
+                self.name,
+                expected="a graph that answers in time",
+                got=str(exc),
+                do="use a smaller generator, or a device with less load",
+            ) from exc
         except Exception as exc:
             # ONNX Runtime's exceptions share no base class but this one.
             raise EngineError(

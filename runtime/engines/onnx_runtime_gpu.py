@@ -20,6 +20,7 @@ import numpy as np
 from pgn_edge.contract import PREFIX
 from pgn_edge.extras import import_onnxruntime
 from pgn_edge.runtime.cuda import Cuda, DeviceArray
+from pgn_edge.runtime.deadline import RunLimit
 from pgn_edge.runtime.engines.base import EngineOptions, Provider, TensorSpec, check_binding
 from pgn_edge.runtime.engines.device import HostAccess
 from pgn_edge.runtime.engines.onnx_runtime import OnnxRuntimeEngine, open_session, require_provider
@@ -57,6 +58,7 @@ class OrtGpuEngine(OnnxRuntimeEngine):
             _preload(runtime)
             self._session = _open(model, name, options, self.cuda)
             self._describe(name, options.provider)
+            self._deadline_s = options.deadline_s
             self._host = HostAccess(self, self.cuda)
         except BaseException:
             self.close()
@@ -87,16 +89,18 @@ class OrtGpuEngine(OnnxRuntimeEngine):
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         # A graph keeps the addresses that it was recorded with: each binding has one of its own.
         options.add_run_config_entry("gpu_graph_id", "-1" if self._graphs is None else str(next(self._graphs)))
-        return host.queued(partial(self._queue, binding, options, (*inputs.values(), *outputs.values())))
+        limit = RunLimit(options) if self._deadline_s else None
+        return host.queued(partial(self._queue, binding, (options, limit), (*inputs.values(), *outputs.values())))
 
     def _access(self) -> HostAccess:
         with self._running():
             assert self._host is not None
             return self._host
 
-    def _queue(self, binding: Any, options: Any, arrays: tuple[DeviceArray, ...]) -> None:
+    def _queue(self, binding: Any, how: tuple[Any, RunLimit | None], arrays: tuple[DeviceArray, ...]) -> None:
         # The arrays come along only to stay alive: the binding knows no more than their addresses.
-        with self._running() as session:
+        options, limit = how
+        with self._running() as session, self._within(limit, arrays[0].shape[0]):
             self.cuda.use()
             session.run_with_iobinding(binding, options)
 

@@ -87,7 +87,7 @@ def test_every_frame_goes_through_every_task(runtime: Runtime, images: Path, out
 
 def test_the_summary_holds_what_was_degraded_lost_and_how_the_source_fared(runtime: Runtime, images: Path) -> None:
     class Degraded(Runtime):
-        def infer_batch(self, frames: Sequence[tuple[str, np.ndarray]]) -> list[Result]:
+        def answer_batch(self, frames: Sequence[tuple[str, np.ndarray]]) -> list[Result]:
             first, *others = runtime.infer_batch(frames)
             return [replace(first, label="", degraded="embedding"), *others]
 

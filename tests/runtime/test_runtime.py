@@ -288,7 +288,7 @@ def test_logits_that_overflow_are_no_answer():
 
 
 def test_an_engine_that_fails_once(tiny_pair, bundle: Bundle):
-    first_frame = len(bundle.golden.images)
+    first_frame = len(bundle.golden.images) + 1  # and the frame of another size
     vit = FlakyViT(tiny_pair.vit, fail_at=frozenset({first_frame}))
     with Runtime(vit, {"a": tiny_pair.task}) as runtime:
         with pytest.raises(EngineError, match="on cue"):
