@@ -85,7 +85,7 @@ class Preprocess:
         check_frame(frame)
         if frame.shape[:2] == self.size_hw:
             return np.ascontiguousarray(frame if order == "RGB" else frame[..., ::-1])
-        box = self._box(*frame.shape[:2])
+        box = self.box(*frame.shape[:2])
         resize = _resize_pillow if self.filter == "antialiased-bicubic" else _resize_fast
         return resize(frame, order, self.size_hw, box)
 
@@ -104,11 +104,18 @@ class Preprocess:
         scale, shift = (array.reshape(3) for array in self.affine())
         return shift, 255 * scale + shift
 
-    def _box(self, height: int, width: int) -> Box:
-        """Part of the frame (x0, y0, x1, y1) that fills the result.
+    def box(self, height: int, width: int) -> Box:
+        """Part of a frame that the model sees.
 
         For `crop` these are the source coordinates of torchvision's `Resize(shorter side)` then `CenterCrop`, with
         their integer roundings; resampling the box alone gives the same pixels without resizing what is cut off.
+
+        Args:
+            height: Height of the frame in pixels.
+            width: Width of the frame in pixels.
+
+        Returns:
+            Edges (x0, y0, x1, y1) in pixels of the frame.
         """
         if self.fit == "squash":
             return 0.0, 0.0, float(width), float(height)

@@ -26,6 +26,7 @@ class Task:
         chain: for frames that come one by one; likewise.
         monitor: of its drift, since it was loaded; None where the bundle has no profile.
         digest: First 12 hexadecimal digits of the bundle file's sha256.
+        file: Name of the bundle file, without its folder.
     """
 
     facts: EngineFacts
@@ -34,6 +35,7 @@ class Task:
     chain: Chain
     monitor: Monitor | None
     digest: str
+    file: str
 
     def close(self) -> None:
         """Give its memory back."""
@@ -87,7 +89,7 @@ class Loader:
             opened.pop_all()
         profile = bundle.profile
         monitor = None if profile is None else Monitor(profile, bundle.facts.geometry.prompts)
-        return Task(bundle.facts, bundle.head, pgn, chain, monitor, bundle.digest)
+        return Task(bundle.facts, bundle.head, pgn, chain, monitor, bundle.digest, Path(path).name)
 
     def _close(self, made: Engine | Chain) -> None:
         with self.turn:

@@ -1,6 +1,6 @@
 // A camera's card: its picture, streamed or loaded one by one, and beside it what the tasks say.
 
-import { ago, count, drop, find, fixed, make, numbers, percent, text } from '/dom.js';
+import { ago, count, drop, find, fixed, make, numbers, percent, text } from './dom.js';
 
 const STREAM_RETRY_MS = 10000;
 
@@ -42,7 +42,7 @@ export class Camera {
     if (!wanted) { this.freeze(old); return; }
     const live = picture('live', this.alt);
     live.onerror = () => { this.streams = false; this.retryAt = Date.now() + STREAM_RETRY_MS; this.freeze(live); };
-    live.src = `/stream/${this.path}?v=${Date.now()}`;
+    live.src = `stream/${this.path}?v=${Date.now()}`;
     old.replaceWith(live);
   }
 
@@ -63,12 +63,16 @@ export class Camera {
       ['age', this.age === undefined || this.age === null ? null : `${Math.round(this.age)} ms`],
       ['dropped', count(data.dropped)],
       ['reconnects', data.reconnects === null ? null : count(data.reconnects)],
+      ['seen', share(data.seen) < 0.995 ? percent(share(data.seen)) : null],
     ]);
     const silent = this.node.querySelector('.silent');
     silent.hidden = data.silent_s === null;
     this.node.classList.toggle('quiet', data.silent_s !== null);
     if (data.silent_s !== null) text(silent, `silent for ${ago(data.silent_s)}`);
-    if (data.size_hw) this.node.querySelector('.picture').style.aspectRatio = ratio(data.size_hw);
+    const trouble = this.node.querySelector('.trouble');
+    trouble.hidden = !data.trouble;
+    text(trouble, data.trouble);
+    if (data.size_hw) this.frame(data.size_hw, data.seen);
     if (this.visible && !this.streams && data.size_hw) this.refresh(data.frames);
     const parent = this.node.querySelector('.answers');
     for (const answer of data.answers) {
@@ -78,8 +82,21 @@ export class Camera {
     drop(this.answers, data.answers.map((answer) => answer.task));
   }
 
+  // Shade what the tasks do not see. A picture whose shape is limited has bars above or beside it.
+  frame(sizeHw, seen) {
+    const [height, width] = sizeHw, own = width / height, shown = ratio(sizeHw);
+    this.node.querySelector('.picture').style.aspectRatio = String(shown);
+    const part = this.node.querySelector('.seen-part');
+    part.hidden = share(seen) >= 0.995;
+    if (part.hidden) return;
+    const wide = Math.min(own / shown, 1), high = Math.min(shown / own, 1);
+    const [left, top, right, bottom] = seen;
+    const edges = [[top, high], [1 - right, wide], [1 - bottom, high], [left, wide]];
+    part.style.inset = edges.map(([edge, size]) => `${(100 * ((1 - size) / 2 + edge * size)).toFixed(2)}%`).join(' ');
+  }
+
   refresh(version) {
-    refresh(this.still, '.live', `/picture/${this.path}`, version, this.alt);
+    refresh(this.still, '.live', `picture/${this.path}`, version, this.alt);
   }
 
   answer(holder, data, version) {
@@ -102,11 +119,16 @@ export class Camera {
     const figure = node.querySelector('.seen');
     figure.hidden = !data.canvas;
     if (!data.canvas || !this.visible) return;
-    refresh(holder, '.canvas', `/canvas/${this.path}/${data.path}`, version, `what the ViT sees for ${data.task}`);
+    refresh(holder, '.canvas', `canvas/${this.path}/${data.path}`, version, `what the ViT sees for ${data.task}`);
   }
 }
 
 // Neither a needle nor a ribbon, whatever the camera is.
 function ratio([height, width]) {
-  return String(Math.min(Math.max(width / height, 1), 2.4));
+  return Math.min(Math.max(width / height, 1), 2.4);
+}
+
+// Share of the picture's area that the tasks see.
+function share(seen) {
+  return seen ? (seen[2] - seen[0]) * (seen[3] - seen[1]) : 1;
 }

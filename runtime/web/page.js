@@ -1,11 +1,11 @@
 // The live page: asks for the state twice a second, and writes it into the document. Names that come from outside are
 // only ever set as text.
 
-import { Camera } from '/camera.js';
-import { ago, count, drop, find, fixed, make, numbers, text } from '/dom.js';
-import { Plot } from '/plot.js';
+import { Camera } from './camera.js';
+import { ago, count, drop, find, fixed, make, numbers, text } from './dom.js';
+import { Plot } from './plot.js';
 
-const POLL_MS = 500, TIMEOUT_MS = 4000, SECONDS = 300;
+const POLL_MS = 500, TIMEOUT_MS = 4000, SECONDS = 300, MOST_LARGE = 6;
 let mostStreams = 3; // a browser opens six connections to a server; the others are for pictures and numbers
 
 const cards = new Map(), tasks = new Map();
@@ -28,7 +28,7 @@ class Task {
     this.say('loading', `loading ${bundle}…`);
     try {
       const body = JSON.stringify({ task: this.name, bundle });
-      const answer = await fetch('/api/swap', { method: 'POST', headers: { 'Content-Type': 'application/json' }, body });
+      const answer = await fetch('api/swap', { method: 'POST', headers: { 'Content-Type': 'application/json' }, body });
       this.say(answer.ok ? 'done' : 'failed', (await answer.text()).trim());
     } catch {
       this.say('failed', 'the server did not answer');
@@ -45,6 +45,8 @@ class Task {
   }
 
   show(data, bundles, drift) {
+    text(this.node.querySelector('.file'), data.bundle);
+    text(this.node.querySelector('.digest'), data.digest);
     numbers(this.node.querySelector('.numbers'), [
       ['swaps', count(data.swaps)],
       ['entropy z', drift ? fixed(drift.entropy_z, 2) : null],
@@ -112,15 +114,14 @@ function show(state) {
   drop(tasks, state.tasks.map((task) => task.name));
   find('empty').hidden = state.cameras.length > 0;
   find('outputs').hidden = !state.sinks.length;
+  find('cameras').classList.toggle('compact', state.cameras.length > MOST_LARGE);
   find('sinks').replaceChildren();
   for (const sink of state.sinks) {
-    const card = document.createElement('div'), name = document.createElement('h3'), list = document.createElement('dl');
-    card.className = 'card';
-    list.className = 'numbers';
-    name.textContent = sink.name;
-    numbers(list, [['sent', count(sink.sent)], ['lost', count(sink.lost)], ['last error', sink.last_error || null]]);
-    card.append(name, list);
-    find('sinks').append(card);
+    const card = make('sink', find('sinks')), error = card.querySelector('.error');
+    text(card.querySelector('.name'), sink.name);
+    numbers(card.querySelector('.numbers'), [['sent', count(sink.sent)], ['lost', count(sink.lost)]]);
+    error.hidden = !sink.last_error;
+    text(error, sink.last_error ? `last error: ${sink.last_error}` : '');
   }
   const rate = state.cameras.reduce((sum, camera) => sum + (camera.fps ?? 0), 0);
   const many = (number, noun) => `${number} ${noun}${number === 1 ? '' : 's'}`;
@@ -156,7 +157,7 @@ function back() {
 
 async function ask() {
   const after = rows.length ? rows.at(-1).row : -1;
-  const answer = await fetch(`/api/state?after=${after}`, { signal: AbortSignal.timeout(TIMEOUT_MS) });
+  const answer = await fetch(`api/state?after=${after}`, { signal: AbortSignal.timeout(TIMEOUT_MS) });
   if (!answer.ok) throw new Error((await answer.text()).trim());
   const state = await answer.json();
   if (epoch && state.epoch !== epoch) {

@@ -100,14 +100,16 @@ class LivePage:
         """
         self._state.watch(name, sink)
 
-    def expect(self, camera: str, reconnects: Callable[[], int]) -> None:
-        """Show a camera before its first frame, and how often it was opened again.
+    def expect(self, camera: str, reconnects: Callable[[], int], trouble: Callable[[], str] | None = None) -> None:
+        """Show a camera before its first frame, how often it was opened again, and why it is silent.
 
         Args:
-            camera: as `Frame.camera` has it.
-            reconnects: read whenever the page is looked at, in the viewer's thread.
+            camera: Name of the camera, as `Frame.camera` has it.
+            reconnects: Function that gives the number of reconnects; called in the threads of viewers.
+            trouble: Function that gives the camera's last error in one line without secrets, or an empty text; called
+                in the threads of viewers while the camera is silent.
         """
-        self._state.expect(camera, reconnects)
+        self._state.expect(camera, reconnects, trouble)
 
     def write(self, frame: Frame, results: Sequence[Result]) -> None:
         """Show a frame and its answers; both are kept until the next of this camera, and must not change meanwhile."""
@@ -136,9 +138,16 @@ class LivePage:
             return None
 
     def _document(self, after: int) -> dict[str, Any]:
-        swaps = self._runtime.swaps
+        swaps, loaded = self._runtime.swaps, self._runtime.tasks
         tasks = [
-            {"name": task, "swaps": swaps.get(task, 0), "last": self._swaps.last(task)} for task in self._runtime.tasks
+            {
+                "name": name,
+                "bundle": task.file,
+                "digest": task.digest,
+                "swaps": swaps.get(name, 0),
+                "last": self._swaps.last(name),
+            }
+            for name, task in loaded.items()
         ]
-        document = self._state.document(after)
+        document = self._state.document(after, {name: task.facts.preprocess for name, task in loaded.items()})
         return {**document, "epoch": self._epoch, "bundles": self._swaps.bundles, "tasks": tasks}

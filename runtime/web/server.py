@@ -130,8 +130,9 @@ class _Handler(QuietHandler):
             if not same(query["token"][0], token):
                 raise RequestError(401, "that is not the token", WWW_Authenticate="Bearer")
             secure = "; Secure" if self.headers.get("X-Forwarded-Proto") == "https" else ""
-            cookie = f"{COOKIE}={self.site.cookie}; Path=/; HttpOnly; SameSite=Strict{secure}"
-            raise RequestError(303, "welcome", Location="/", Set_Cookie=cookie)
+            # A reverse proxy may take a prefix off: the place is relative, and the cookie belongs to the page's folder.
+            cookie = f"{COOKIE}={self.site.cookie}; HttpOnly; SameSite=Strict{secure}"
+            raise RequestError(303, "welcome", Location="./", Set_Cookie=cookie)
         if not same(_cookie(self.headers.get("Cookie", "")), self.site.cookie):
             raise RequestError(401, "a token is wanted: open /?token=TOKEN once", WWW_Authenticate="Bearer")
 

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from pgn_edge.preprocess import Preprocess
 from pgn_edge.runtime.drift import Drift
 from pgn_edge.runtime.record import utc
 from pgn_edge.runtime.result import Result
@@ -50,6 +51,7 @@ class _Camera:
     frames: int = 0
     dropped: int = 0
     reconnects: Callable[[], int] | None = None
+    trouble: Callable[[], str] | None = None
     age_ms: _Mean = field(default_factory=_Mean)
     new_frames: int = 0  # since the last row
     rates: deque[int] = field(default_factory=lambda: deque(maxlen=FPS_ROWS))
@@ -88,12 +90,12 @@ class State:
                     self._stages.setdefault(stage, _Mean()).add(value_ms)
         return True
 
-    def expect(self, name: str, reconnects: Callable[[], int]) -> None:
-        """Show a camera from now on, with the times that it was opened again."""
+    def expect(self, name: str, reconnects: Callable[[], int], trouble: Callable[[], str] | None = None) -> None:
+        """Show a camera from now on, with the times that it was opened again and why it is silent."""
         with self._lock:
             camera = self._camera(name, monotonic())
             if camera is not None:
-                camera.reconnects = reconnects
+                camera.reconnects, camera.trouble = reconnects, trouble
 
     def watch(self, name: str, sink: Sink) -> None:
         """Show the losses of a sink."""
@@ -123,21 +125,26 @@ class State:
             self._rows.append(row)
             self._next_row += 1
 
-    def document(self, after: int) -> dict[str, Any]:
+    def document(self, after: int, preprocess: Mapping[str, Preprocess]) -> dict[str, Any]:
         """Everything but pictures, as a JSON object.
 
         Args:
-            after: number of the last row that the reader has; -1 for none.
+            after: Number of the last row that the reader has; -1 for none.
+            preprocess: Preprocessing of each loaded task, which says what part of a frame the task sees.
         """
         with self._lock:
             now = monotonic()
-            cameras = {name: (_camera(name, camera, now), camera.reconnects) for name, camera in self._cameras.items()}
+            cameras = {name: (_camera(name, camera, now), camera) for name, camera in self._cameras.items()}
             answers = {name: list(camera.answers.values()) for name, camera in self._cameras.items()}
             rows, sinks = [row for row in self._rows if row["row"] > after], dict(self._sinks)
         # Sorting scores and asking others is done without the lock, which the loop waits for.
-        for name, (document, reconnects) in cameras.items():
-            document["reconnects"] = None if reconnects is None else reconnects()
+        for name, (document, camera) in cameras.items():
+            document["reconnects"] = None if camera.reconnects is None else camera.reconnects()
+            is_silent = document["silent_s"] is not None
+            document["trouble"] = camera.trouble() if is_silent and camera.trouble is not None else ""
             document["answers"] = [_answer(answer) for answer in answers[name]]
+            seen = [preprocess[answer.task] for answer in answers[name] if answer.task in preprocess]
+            document["seen"] = _seen(document["size_hw"], seen)
         return {
             "now_s": round(now, 3),
             "cameras": [document for document, _ in cameras.values()],
@@ -181,6 +188,16 @@ def _camera(name: str, camera: _Camera, now: float) -> dict[str, Any]:
         "fps": round(sum(rates) / len(rates), 1) if rates else None,
         "silent_s": round(silent_s, 1) if silent_s >= SILENT_S else None,
     }
+
+
+def _seen(size_hw: tuple[int, int] | None, tasks: Sequence[Preprocess]) -> list[float] | None:
+    """Part of a frame that at least one task sees, as edges x0, y0, x1, y1 in 0..1; None before the first answer."""
+    if size_hw is None or not tasks:
+        return None
+    height, width = size_hw
+    left, top, right, bottom = zip(*(task.box(height, width) for task in tasks), strict=True)
+    edges = min(left) / width, min(top) / height, max(right) / width, max(bottom) / height
+    return [round(edge, 4) for edge in edges]
 
 
 def _path(name: str) -> str:

@@ -5,14 +5,18 @@ With $PGN_EDGE_SCREENSHOTS set, pictures of it are left in that folder.
 
 from __future__ import annotations
 
+import http.client
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 from selenium.webdriver import Chrome
 
@@ -204,6 +208,174 @@ def test_a_phone_needs_no_sideways_scroll(runtime: Runtime, page: LivePage, brow
         eventually(lambda: "reconnects 3" in text_of(browser, ".camera .numbers").replace("\n", " "), "reconnects")
         assert "lost 1" in text_of(browser, "#sinks").replace("\n", " ")
         save(browser, "phone")
+
+
+class Prefix(BaseHTTPRequestHandler):
+    """A reverse proxy that serves the page below /pgn/ and nothing else."""
+
+    port = 0
+    strays: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.forward("GET", None)
+
+    def do_POST(self) -> None:
+        self.forward("POST", self.rfile.read(int(self.headers["Content-Length"])))
+
+    def forward(self, method: str, body: bytes | None) -> None:
+        if not self.path.startswith("/pgn/"):
+            if self.path != "/favicon.ico":
+                self.strays.append(self.path)
+            self.send_response(204)
+            self.end_headers()
+            return
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection.request(method, self.path.removeprefix("/pgn"), body, dict(self.headers))
+        answer = connection.getresponse()
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            self.send_header(name, value)
+        self.end_headers()
+        with suppress(ConnectionError):
+            while piece := answer.read1():
+                self.wfile.write(piece)
+        connection.close()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Stay silent."""
+
+
+@pytest.fixture
+def proxied() -> Iterator[Callable[[LivePage], tuple[str, list[str]]]]:
+    """Put a page below a path; gives its address there and the requests that missed the path."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def put(page: LivePage) -> tuple[str, list[str]]:
+        strays: list[str] = []
+        handler = type("Handler", (Prefix,), {"port": urlsplit(page.url).port, "strays": strays})
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), handler))
+        servers[-1].daemon_threads = True
+        threading.Thread(target=servers[-1].serve_forever, args=(0.05,), daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_address[1]}/pgn/", strays
+
+    yield put
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_the_page_works_below_a_path_of_a_reverse_proxy(
+    tiny_pair, bundles: Path, browser: Chrome, proxied: Callable[[LivePage], tuple[str, list[str]]]
+) -> None:
+    with (
+        Runtime(tiny_pair.vit, {"pets": tiny_pair.task}, threads=1, canvases=True) as runtime,
+        LivePage(runtime, PageOptions(port=0, token="s3cret", bundles=bundles)) as page,
+        cameras_running(runtime, page, "front"),
+    ):
+        address, strays = proxied(page)
+        browser.get(f"{address}?token=s3cret")
+        assert browser.current_url == address
+        for selector in (".picture img", ".seen img"):
+            eventually(lambda selector=selector: browser.execute_script(PIXELS, selector), f"{selector}: no picture")
+        choose(browser, "good.pgn")
+        eventually(lambda: text_of(browser, "#tasks .result") == "pets is good.pgn now", "a swap through the proxy")
+        eventually(lambda: text_of(browser, "#tasks .file") == "good.pgn", "the bundle that runs")
+        assert text_of(browser, "#tasks .digest") == runtime.tasks["pets"].digest
+        assert strays == []
+        browser.get("about:blank")
+    browser.delete_all_cookies()
+
+
+def test_a_silent_camera_says_why_and_its_last_answer_is_grey(
+    page: LivePage, runtime: Runtime, browser: Chrome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pgn_edge.runtime.web.state, "SILENT_S", 0.5)
+    reason = "the camera refused the password (401); asked again in 5 min"
+    page.expect("front", lambda: 2, lambda: reason)
+    feed(runtime, page)
+    browser.get(page.url)
+    eventually(lambda: text_of(browser, ".camera.quiet .trouble") == reason, "why it is silent")
+    opacity = "return getComputedStyle(document.querySelector('.camera .said')).opacity"
+    assert float(browser.execute_script(opacity)) < 0.5
+    feed(runtime, page)
+    with cameras_running(runtime, page, "front"):
+        eventually(lambda: count_of(browser, ".camera.quiet") == 0, "it is back")
+        assert float(browser.execute_script(opacity)) == 1
+        assert text_of(browser, ".camera .trouble") == ""
+
+
+BOXES = """
+const box = (selector) => { const r = document.querySelector(selector).getBoundingClientRect();
+  return [r.left, r.top, r.right, r.bottom]; };
+const [l, t, r, b] = box('.picture'), [x0, y0, x1, y1] = box('.seen-part'), w = r - l, h = b - t;
+return [(x0 - l) / w, (y0 - t) / h, (x1 - l) / w, (y1 - t) / h];
+"""
+
+
+@pytest.mark.parametrize(
+    ("size_hw", "edges"),
+    [
+        ((90, 160), (0.21875, 0, 0.78125, 1)),
+        ((100, 400), (0.375, 0.2, 0.625, 0.8)),  # the picture's shape ends at 2.4: bars above and below
+        ((400, 100), (0.375, 0.375, 0.625, 0.625)),  # and at 1: bars at both sides
+    ],
+    ids=["16:9", "a ribbon", "a needle"],
+)
+def test_what_the_centre_crop_cuts_off_is_shaded(
+    page: LivePage, runtime: Runtime, browser: Chrome, size_hw: tuple[int, int], edges: tuple[float, ...]
+) -> None:
+    image_bgr = np.full((*size_hw, 3), 200, np.uint8)
+    page.write(replace(frame_at(0), image_bgr=image_bgr), runtime.infer_batch([("pets", image_bgr)]))
+    browser.get(page.url)
+    eventually(lambda: count_of(browser, ".seen-part:not([hidden])") == 1, "a shade")
+    assert browser.execute_script(BOXES) == pytest.approx(edges, abs=0.01)
+    seen = min(size_hw) / max(size_hw)
+    said = text_of(browser, ".camera .numbers").replace("\n", " ").partition("seen ")[2]
+    assert float(said.removesuffix("%")) == pytest.approx(100 * seen, abs=1)
+
+
+def test_twenty_cameras_fit_on_two_screens(page: LivePage, runtime: Runtime, browser: Chrome) -> None:
+    look(browser, 1440, 900, "light")
+    for number in range(20):
+        feed(runtime, page, number, f"camera {number}")
+    browser.get(page.url)
+    eventually(lambda: count_of(browser, ".camera .label") == 20, "twenty cameras")
+    height = "return document.querySelector('#cameras').getBoundingClientRect().height"
+    assert browser.execute_script(height) < 1500
+    save(browser, "twenty")
+    look(browser, 390, 844, "dark")
+    assert browser.execute_script("return document.documentElement.scrollWidth") == 390
+    save(browser, "twenty-phone")
+
+
+INSIDE = """
+const inside = (card) => { const own = card.getBoundingClientRect();
+  return [...card.querySelectorAll('*')].every((each) => { const box = each.getBoundingClientRect();
+    return !box.width || each.matches('.picture *') || (box.left >= own.left - 1 && box.right <= own.right + 1); }); };
+return [...document.querySelectorAll('.card')].filter((card) => !inside(card)).map((card) => card.innerText);
+"""
+
+
+def test_on_a_phone_nothing_leaves_its_card(
+    page: LivePage, runtime: Runtime, browser: Chrome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pgn_edge.runtime.web.state, "SILENT_S", 0.0)
+    look(browser, 390, 844, "dark")
+
+    def fail(frame: object, results: object) -> None:
+        raise OSError("https://hooks.example.org/" + "a" * 200 + " answered 404 and says " + "words " * 20)
+
+    with CallbackSink(fail, "drop") as sink:
+        page.watch("webhook-" + "w" * 80, sink)
+        page.expect("back", lambda: 12345, lambda: "rtsp://***@10.0.0.2/" + "p" * 200)
+        sink.write(frame_at(0), [])
+        feed(runtime, page)
+        browser.get(page.url)
+        eventually(lambda: "last error" in text_of(browser, "#sinks .error"), "the sink's error")
+        eventually(lambda: "pppp" in text_of(browser, ".camera .trouble"), "the camera's error")
+        assert browser.execute_script(INSIDE) == []
+        assert browser.execute_script("return document.documentElement.scrollWidth") == 390
+        save(browser, "phone-errors")
 
 
 def test_the_token_lets_a_browser_in_once_and_for_all(runtime: Runtime, browser: Chrome) -> None:

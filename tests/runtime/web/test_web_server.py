@@ -137,6 +137,10 @@ def test_the_state_says_what_the_tasks_said(page: LivePage, runtime: Runtime) ->
     assert (camera["name"], answer["task"], answer["label"]) == ("front", "pets", results[0].label)
     assert answer["score"] == pytest.approx(results[0].score, abs=1e-4)
     assert (task["name"], task["swaps"], task["last"]) == ("pets", 0, None)
+    assert (task["bundle"], task["digest"]) == ("task.pgn", results[0].bundle), "which bundle runs"
+    assert camera["seen"] == pytest.approx([0.21875, 0.0, 0.78125, 1.0], abs=0.01), (
+        "the square in the middle of 160 x 90"
+    )
     assert document["bundles"] == ["damaged.pgn", "good.pgn"]  # and not the half one of a writer that was killed
     assert (page.counts.offered, page.counts.sent) == (1, 1)
 
@@ -390,9 +394,9 @@ def test_the_token_opens_everything_from_any_host(guarded: LivePage) -> None:
 
 def test_a_browser_brings_the_token_once(guarded: LivePage) -> None:
     welcome = ask(guarded, f"/?token={TOKEN}")
-    assert (welcome.status, welcome.headers["Location"]) == (303, "/")
+    assert (welcome.status, welcome.headers["Location"]) == (303, "./")
     cookie, *rules = welcome.headers["Set-Cookie"].split("; ")
-    assert set(rules) == {"Path=/", "HttpOnly", "SameSite=Strict"}
+    assert set(rules) == {"HttpOnly", "SameSite=Strict"}
     assert TOKEN not in cookie
     assert ask(guarded, "/", Cookie=cookie).status == 200
     assert ask(guarded, "/api/state", Cookie=f"other=1; {cookie}").status == 200
