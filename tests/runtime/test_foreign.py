@@ -16,12 +16,13 @@ from onnx import TensorProto, helper
 
 import pgn_edge.nn.backbones
 from pgn_edge.contract import EngineFacts
-from pgn_edge.errors import EngineError, PairingError
+from pgn_edge.errors import EngineError, PairingError, PgnEdgeError
 from pgn_edge.export.task import export_task
 from pgn_edge.nn.checkpoint import load_checkpoint, save_checkpoint
 from pgn_edge.nn.pgn import PGN, PgnConfig
 from pgn_edge.runtime import Runtime
-from pgn_edge.runtime.engines import open_engine
+from pgn_edge.runtime.engines import FakeEngine, ForeignEngine, TensorSpec, open_engine
+from pgn_edge.runtime.engines.facts_file import read_facts_file, write_facts_file
 from pgn_edge.runtime.probe import ProbeOptions, run_probe
 
 COLUMNS = 8  # patches across the tiny ViT
@@ -181,3 +182,57 @@ def test_a_facts_file_that_is_none_is_refused(tmp_path: Path, text: str):
 def test_facts_have_the_schema_of_our_own_engines(written: Path, tiny_pair):
     own = EngineFacts.from_metadata({p.key: p.value for p in onnx.load(tiny_pair.stock).metadata_props}, "stock")
     assert EngineFacts.from_json(json.loads(written.read_text())["facts"], "facts") == own
+
+
+def test_the_facts_of_a_served_model_hold_its_address(written: Path, tmp_path: Path):
+    file = read_facts_file(written)
+    address = "triton+http://localhost:1/vit"
+    write_facts_file(tmp_path / "served.facts.json", address, file.tensors, file.facts)
+    served = read_facts_file(tmp_path / "served.facts.json")
+    assert (served.engine, served.sha256, served.served) == (address, "", True)
+    assert (served.tensors, served.facts) == (file.tensors, file.facts)
+
+
+def test_a_plan_that_the_facts_name_needs_no_sidecar_and_no_other_plan_is_loaded_for_it(written: Path, tmp_path: Path):
+    file, plan = read_facts_file(written), tmp_path / "foreign.engine"
+    plan.write_bytes(b"a plan")
+    write_facts_file(tmp_path / "plan.facts.json", str(plan), file.tensors, file.facts)
+    with pytest.raises(PgnEdgeError) as caught:  # TensorRT, or a GPU, is missing where these tests run
+        open_engine(tmp_path / "plan.facts.json")
+    assert "sidecar" not in str(caught.value)
+    plan.write_bytes(b"another plan")
+    with pytest.raises(EngineError, match="expected sha256"):
+        open_engine(tmp_path / "plan.facts.json")
+
+
+@pytest.mark.parametrize(
+    ("shape", "batch"),
+    [
+        pytest.param((3, 64, 64), 1, id="no batch axis"),
+        pytest.param((2, 3, 64, 64), 2, id="a fixed batch"),
+        pytest.param((None, 3, 64, 64), None, id="a free batch with a limit"),
+    ],
+)
+def test_frames_go_through_a_foreign_engine_in_the_parts_that_it_takes(
+    written: Path, tiny_pair, inset_task: Path, shape: tuple[int | None, ...], batch: int | None
+):
+    file, own = read_facts_file(written), open_engine(tiny_pair.stock)
+    seen = []
+
+    def answer(feeds: Any) -> dict[str, np.ndarray]:
+        pixels = feeds["pixel_values"]
+        seen.append(pixels.shape)
+        tokens = own.infer({"canvas": pixels.reshape(-1, 3, 64, 64)})["embedding"]
+        return {"image_embeds": tokens[0] if pixels.ndim == 3 else np.stack([tokens, 0 * tokens], axis=1)}
+
+    floats = np.dtype(np.float32)
+    output = TensorSpec((128,) if len(shape) == 3 else (batch, None, 128), floats)
+    most = 2 if batch is None else None
+    engine = FakeEngine({"pixel_values": TensorSpec(shape, floats, most)}, {"image_embeds": output}, answer)
+    with Runtime(tiny_pair.stock, {"inset": inset_task}) as stock:
+        wanted = stock.infer("inset", frame()).embedding
+    with Runtime(ForeignEngine(engine, file), {"inset": inset_task}) as runtime:
+        results = runtime.infer_batch([("inset", frame())] * 3)
+    for result in results:
+        np.testing.assert_allclose(result.embedding, wanted, atol=1e-4)
+    assert {shape[0] if len(shape) == 4 else 1 for shape in seen} <= {1, 2}
