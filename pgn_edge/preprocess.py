@@ -166,18 +166,36 @@ def check_frame(frame: np.ndarray) -> None:
     Raises:
         DataError: not a non-empty (h, w, 3) uint8 array.
     """
-    if not isinstance(frame, np.ndarray):
-        got = type(frame).__name__
-    elif frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
-        got = f"{frame.dtype} {frame.shape}"
-    else:
+    right = isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3
+    if right and 0 not in frame.shape:
         return
-    raise DataError(
-        "frame",
-        expected="a uint8 array (height, width, 3)",
-        got=got,
-        do="convert it first, for example with cv2.cvtColor",
-    )
+    got, do = _flaw(frame)
+    raise DataError("frame", expected="a uint8 array (height, width, 3)", got=got, do=do)
+
+
+def _flaw(frame: object) -> tuple[str, str]:
+    """What is wrong with a frame, and what the user can do about it."""
+    if isinstance(frame, np.ndarray):
+        return f"{frame.dtype} {frame.shape}{_about(frame)[0]}", _about(frame)[1]
+    if frame is None:
+        do = "look at the first value that camera.read() returns, or whether cv2.imread() found the file"
+        return "None: the camera gave no frame", do
+    if isinstance(frame, Image.Image):
+        return f"a Pillow image of mode {frame.mode}", "pass numpy.asarray(image.convert('RGB')) and colour='rgb'"
+    return type(frame).__name__, "pass a numpy array"
+
+
+def _about(frame: np.ndarray) -> tuple[str, str]:
+    channels = frame.shape[2] if frame.ndim == 3 else 1 if frame.ndim == 2 else 0
+    if 0 in frame.shape:
+        return ": it has no pixels", "leave this frame out: the camera gave an empty one"
+    if frame.dtype != np.uint8:
+        return "", "scale it to 0..255 first, then frame.astype(numpy.uint8)"
+    if channels == 1:
+        return ": a grey frame", "repeat it for three channels: numpy.repeat(frame.reshape(h, w, 1), 3, axis=2)"
+    if channels == 4:
+        return ": four channels", "leave the fourth out: frame[..., :3]"
+    return "", "pass one frame, with its channels last"
 
 
 def _resize_pillow(frame: np.ndarray, order: Order, size_hw: tuple[int, int], box: Box) -> np.ndarray:

@@ -16,9 +16,11 @@ FAILED = "engine failed: "  # how `Result.degraded` begins where no number was c
 TOP = 3  # classes in a JSON object
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """The answer for one frame.
+
+    Two results are equal when they hold the same answer, whatever time it took.
 
     Args:
         task: name of the task that answered.
@@ -53,6 +55,25 @@ class Result:
         if not self.degraded or self.degraded.startswith(FAILED):
             return self.degraded
         return f"{self.degraded}: NaN or Inf"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Result):
+            return NotImplemented
+        if self._key() != other._key() or self.labels != other.labels:
+            return False
+        arrays = ((self.scores, other.scores), (self.embedding, other.embedding), (self.canvas, other.canvas))
+        return all(_same(mine, theirs) for mine, theirs in arrays)
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        answer = f"degraded={self.degraded!r}" if self.degraded else f"label={self.label!r}, score={self.score:.4f}"
+        total = f", total_ms={self.timings_ms['total']:.1f}" if "total" in self.timings_ms else ""
+        return f"Result(task={self.task!r}, {answer}, classes={len(self.labels)}{total})"
+
+    def _key(self) -> tuple[str | float, ...]:
+        return self.task, self.label, self.score, self.degraded, self.bundle
 
     def kept_canvas(self) -> np.ndarray:
         """The canvas.
@@ -99,6 +120,12 @@ class Result:
 def _number(value: float, digits: int) -> float | None:
     """JSON has no NaN and no infinity."""
     return round(float(value), digits) if math.isfinite(value) else None
+
+
+def _same(mine: np.ndarray | None, theirs: np.ndarray | None) -> bool:
+    if mine is None or theirs is None:
+        return mine is theirs
+    return mine.dtype == theirs.dtype and np.array_equal(mine, theirs, equal_nan=True)
 
 
 def judge(head: Head, embedding: np.ndarray, flaw: str) -> tuple[np.ndarray, str]:

@@ -8,11 +8,13 @@ from pathlib import Path
 from threading import RLock
 from time import perf_counter
 from types import TracebackType
+from typing import Literal
 
 import numpy as np
 
 from pgn_edge.contract import EngineFacts
-from pgn_edge.errors import EngineError, PairingError
+from pgn_edge.errors import DataError, EngineError, PairingError
+from pgn_edge.preprocess import Order
 from pgn_edge.runtime.bulkhead import Bulkhead
 from pgn_edge.runtime.chain import Chain, link
 from pgn_edge.runtime.drift import Drift
@@ -23,6 +25,9 @@ from pgn_edge.runtime.process import ProcessGuard
 from pgn_edge.runtime.result import Result, judge
 from pgn_edge.runtime.tasks import Loader, Task
 
+Colour = Literal["bgr", "rgb"]
+
+ORDERS: dict[Colour, Order] = {"bgr": "BGR", "rgb": "RGB"}
 MOST_BOUND = 128  # frames of the batches that are kept bound; each holds a canvas
 
 
@@ -47,7 +52,7 @@ class Runtime:
     Raises:
         EngineError: the ViT engine cannot be opened, or is no export of ours.
         BundleError: a bundle is damaged.
-        PairingError: a task was not made for this ViT, or does not reproduce its golden pair.
+        PairingError: a task was not made for this ViT, or does not reproduce its golden pair; or `tasks` is no mapping.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class Runtime:
         gpu: int = 0,
         canvases: bool = False,
     ) -> None:
+        _require_arguments(vit, tasks)
         self._options, self._canvases = EngineOptions(provider, threads, gpu), canvases
         self._tasks: dict[str, Task] = {}
         self._swaps: dict[str, int] = {}
@@ -171,25 +177,32 @@ class Runtime:
         chains = [*(task.chain for task in self._tasks.values()), *self._chains.values()]
         return tuple(dict.fromkeys(chain.note for chain in chains if chain.note))
 
-    def infer(self, task: str, frame_bgr: np.ndarray) -> Result:
+    def infer(self, task: str, frame: np.ndarray, colour: Colour = "bgr") -> Result:
         """Answer one frame.
 
         Args:
             task: name of a loaded task.
-            frame_bgr: (h, w, 3) uint8 BGR, as OpenCV delivers it, any size.
+            frame: Frame (h, w, 3) uint8 of any size.
+            colour: Order of the frame's channels: `bgr` from OpenCV, `rgb` from picamera2 and Pillow.
+
+        Example:
+            >>> result = runtime.infer("pets", frame_bgr)
+            >>> image = PIL.Image.open("cat.jpg").convert("RGB")
+            >>> result = runtime.infer("pets", numpy.asarray(image), colour="rgb")
 
         Raises:
             PairingError: no such task.
-            DataError: not a colour frame.
+            DataError: not a colour frame, or another word for `colour`.
             EngineError: an engine failed; a frame whose numbers are not finite is no error but a degraded result.
         """
-        return self.infer_batch([(task, frame_bgr)])[0]
+        return self.infer_batch([(task, frame)], colour)[0]
 
-    def infer_batch(self, frames: Sequence[tuple[str, np.ndarray]]) -> list[Result]:
+    def infer_batch(self, frames: Sequence[tuple[str, np.ndarray]], colour: Colour = "bgr") -> list[Result]:
         """Answer frames of any tasks with one pass of the ViT.
 
         Args:
             frames: (task name, frame) pairs, frames as in `infer`.
+            colour: Order of the channels of every frame, as in `infer`.
 
         Returns:
             One result for each, in order; their timings are those of the batch.
@@ -198,10 +211,12 @@ class Runtime:
             PairingError, DataError, EngineError: as `infer`; then no frame is answered.
         """
         self._process.check()
+        if colour not in ORDERS:
+            raise DataError("colour", expected=" or ".join(ORDERS), got=repr(colour), do="choose one of them")
         if not frames:
             return []
         with self._lock:
-            return self._infer(frames)
+            return self._infer(frames, ORDERS[colour])
 
     def answer_batch(self, frames: Sequence[tuple[str, np.ndarray]]) -> list[Result]:
         """Answer frames of any tasks as `infer_batch` does, but let no task take the others down.
@@ -224,7 +239,7 @@ class Runtime:
             tasks = {name: self._task(name) for name, _ in frames}
             return self._bulkhead.answer(frames, tasks, self.infer_batch)
 
-    def _infer(self, frames: Sequence[tuple[str, np.ndarray]]) -> list[Result]:
+    def _infer(self, frames: Sequence[tuple[str, np.ndarray]], order_of_channels: Order) -> list[Result]:
         # Frames of one task stand together: its PGN takes them in one call, and mixtures of tasks share a chain.
         order = sorted(range(len(frames)), key=lambda index: frames[index][0])
         names = tuple(frames[index][0] for index in order)
@@ -233,7 +248,7 @@ class Runtime:
         timings: dict[str, float] = {}
         with _timed(timings, "preprocess"):
             for row, (index, task) in enumerate(zip(order, tasks, strict=True)):
-                chain.images[row] = task.facts.preprocess(frames[index][1], "BGR")
+                chain.images[row] = task.facts.preprocess(frames[index][1], order_of_channels)
         timings.update(chain.run())
         with _timed(timings, "head"):
             answers = _answers(tasks, chain)
@@ -328,6 +343,16 @@ def _answers(tasks: Sequence[Task], chain: Chain) -> list[tuple[np.ndarray, str]
             task.monitor.observe(mixtures)
         answers.append((scores, degraded))
     return answers
+
+
+def _require_arguments(vit: object, tasks: object) -> None:
+    """Refuse what Python's type hints do not keep out."""
+    if not isinstance(vit, str | Path) and not hasattr(vit, "infer"):
+        expected, got = "the path of an engine file, an address, or an open engine", type(vit).__name__
+        raise EngineError("vit", expected=expected, got=got, do="pass a path such as 'vit.onnx'")
+    if tasks is not None and not isinstance(tasks, Mapping):
+        expected, do = "bundles by name", "name each bundle: Runtime('vit.onnx', tasks={'pets': 'pets.pgn'})"
+        raise PairingError("tasks", expected=expected, got=f"{type(tasks).__name__} {str(tasks)!r}", do=do)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import click
 from pgn_edge import __version__
 from pgn_edge.cli import standard_output
 from pgn_edge.cli.console import show_log
+from pgn_edge.cli.display import showing
 from pgn_edge.errors import MissingExtraError, PgnEdgeError, PgnEdgeWarning
 from pgn_edge.redact import redact
 
@@ -42,7 +43,8 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with showing():
+                return super().invoke(ctx)
         except click.ClickException as exc:
             exc.message = redact(exc.message)  # it may quote an option that holds a password
             raise

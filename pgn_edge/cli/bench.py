@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgn_edge.cli.console import PixelSize, engine_options, print_json, print_table, printable
+from pgn_edge.cli.console import PixelSize, engine_options, print_json, print_table, printable, progress_bar
 
 if TYPE_CHECKING:
     from pgn_edge.runtime.bench import BenchReport
@@ -95,7 +95,8 @@ def bench(
     earlier = None if compare is None else read_earlier(compare, options)
     for engine in engines:
         require_survival(engine, options.engine, options.size_hw)
-    report = run_bench(engines[0], rivals=engines[1:], task=task, stock=stock, options=options, progress=_tell)
+    with progress_bar(live=False) as progress:
+        report = run_bench(engines[0], rivals=engines[1:], task=task, stock=stock, options=options, progress=progress)
     comparison = None if earlier is None else compare_with(earlier, report)
     _write(outputs, report, comparison)
     if fail_if_slower and comparison is not None and comparison.slower:
@@ -177,11 +178,6 @@ def _write(outputs: Mapping[str, Any], report: BenchReport, comparison: Comparis
         click.echo()
     for path in written.values():
         click.echo(str(path))
-
-
-def _tell(step: str, done: int, total: int, note: str = "") -> None:
-    # No live bar: the thread that draws one would take time from the engine that is being measured.
-    click.echo(f"{step}: {done} of {total} {note}", err=True)
 
 
 COMMANDS = (bench,)

@@ -6,11 +6,12 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from pgn_edge.cli.display import Display, current_display, showing
 from pgn_edge.progress import Progress
 
 if TYPE_CHECKING:
@@ -150,6 +151,7 @@ def choose_precision(**asked: bool) -> Precision:
 
 def print_json(document: Any) -> None:
     """One JSON document on stdout."""
+    _end_progress()
     click.echo(json.dumps(document, indent=2))
 
 
@@ -172,6 +174,7 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
         table.add_column(name, justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(printable(cell)) for cell in row))  # a label may hold brackets
+    _end_progress()
     Console().print(table)
 
 
@@ -205,44 +208,36 @@ def printable(text: str) -> str:
 
 @contextmanager
 def busy(doing: str) -> Iterator[None]:
-    """Turn a spinner on the terminal while nobody knows how long something takes; elsewhere stay silent."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    with console.status(doing) if console.is_terminal else nullcontext():
-        yield
+    """Say what is under way while nobody knows how long it takes."""
+    with _display() as shown:
+        shown.begin(doing)
+        try:
+            yield
+        finally:
+            shown.pause()
 
 
 @contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """A bar on stderr for each step that a library function tells of."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.progress import Progress as Bars
+def progress_bar(live: bool = True) -> Iterator[Progress]:
+    """A bar for each step that a library function tells of; lines where stderr is no terminal.
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    bars = Bars(*columns, console=Console(stderr=True))
-    tasks: dict[str, Any] = {}
+    Args:
+        live: Whether a thread may redraw the bars. A measurement redraws them only when it tells of a step.
+    """
+    with _display() as shown:
+        shown.live = live
+        try:
+            yield shown
+        finally:
+            shown.pause()
 
-    def show(step: str, done: int, total: int, note: str = "") -> None:
-        if step not in tasks:
-            bars.start()  # not before: a run that fails at once prints its error alone
-            tasks[step] = bars.add_task(step, total=total, note="")
-        bars.update(tasks[step], completed=done, total=total, note=note)
 
-    try:
-        yield show
-    finally:
-        if tasks:
-            bars.stop()
+def _display() -> AbstractContextManager[Display]:
+    shown = current_display()
+    return showing() if shown is None else nullcontext(shown)
+
+
+def _end_progress() -> None:
+    shown = current_display()
+    if shown is not None:
+        shown.pause()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
@@ -25,6 +25,9 @@ class EngineOptions:
         trusted: sha256 of plans without a sidecar that the user vouches for: a plan is code.
         deadline_s: Seconds that one frame may take in the PGN engine of a task in ONNX Runtime; 0 for no limit. ViT
             engines have no limit.
+
+    Raises:
+        EngineError: an unknown provider, or a negative number.
     """
 
     provider: Provider = "cpu"
@@ -32,6 +35,15 @@ class EngineOptions:
     gpu: int = 0
     trusted: frozenset[str] = frozenset()
     deadline_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.provider not in get_args(Provider):
+            names = ", ".join(get_args(Provider))
+            do = "choose one of them; cuda and tensorrt run on an NVIDIA GPU"
+            raise EngineError("provider", expected=f"one of {names}", got=repr(self.provider), do=do)
+        for name, value in (("threads", self.threads), ("gpu", self.gpu)):
+            if not isinstance(value, int) or value < 0:
+                raise EngineError(name, expected="a whole number from 0 on", got=repr(value), do=f"correct {name}")
 
 
 CHANNELS = (1, 3, 4)  # of pictures: grey, RGB, RGB with alpha
