@@ -125,7 +125,7 @@ def warm_up(turns: Turns, options: BenchOptions, progress: Progress) -> Warmup:
             for series in times.keys() & history.keys():
                 history[series].append(times[series])
         if index % WINDOW == 0:
-            progress("warm up", index, MOST_WARMUP, "rounds at most")
+            progress("warm-up rounds at most", index, MOST_WARMUP)
             if settled(history):
                 return Warmup(index, True)
     return Warmup(MOST_WARMUP, False)
@@ -133,10 +133,10 @@ def warm_up(turns: Turns, options: BenchOptions, progress: Progress) -> Warmup:
 
 def _tell(progress: Progress, options: BenchOptions, done: int, spent_s: float) -> None:
     if options.duration_s is None:
-        progress("measure", done, options.samples, "rounds")
+        progress("measured rounds", done, options.samples)
     else:
         whole = max(round(options.duration_s), 1)
-        progress("measure", min(round(spent_s), whole), whole, "seconds")
+        progress("measured seconds", min(round(spent_s), whole), whole)
 
 
 def _tuples(lists: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, ...]]:

@@ -32,7 +32,7 @@ def test_tables_of_a_whole_run(call, tiny_pair):
     assert done.exit_code == 0, done.output
     for expected in ("Latency", "Side by side", "Adaptation tax", "Three ways to 7 tasks", "Inside the timer", "vit.2"):
         assert expected in done.stdout
-    assert "3 of 3 rounds" in done.stderr
+    assert "measured rounds: 3 of 3" in done.stderr
 
 
 def test_an_engine_alone_says_what_was_not_measured(call, tiny_pair):
@@ -43,7 +43,7 @@ def test_an_engine_alone_says_what_was_not_measured(call, tiny_pair):
 
 def test_warm_up_by_default_says_how_it_ended(call, tiny_pair):
     done = call("bench", "--engine", tiny_pair.stock, "--samples", 1, "--threads", 1)
-    assert "warm up: 30 of 200 rounds at most" in done.stderr
+    assert "warm-up rounds at most: 10 of 200" in done.stderr
     assert "settled" in " ".join(done.stdout.split())
 
 
