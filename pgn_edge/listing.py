@@ -74,11 +74,13 @@ def list_images(folder: Path, left_out: LeftOut, *, deep: bool = True, progress:
 
 
 def list_folders(folder: Path, left_out: LeftOut) -> tuple[str, ...]:
-    """Names of the folders right inside a folder, sorted; links to folders count, unless they lead upwards.
+    """Names of the folders right inside a folder, sorted; links to folders elsewhere count.
+
+    A link to a folder beside it or above it is left out: its images would count twice.
 
     Args:
         folder: Folder to look into.
-        left_out: Account of hidden folders and of links that lead nowhere or upwards.
+        left_out: Account of hidden folders and of links that lead nowhere, upwards or to a neighbour.
 
     Raises:
         DataError: the folder cannot be opened.
@@ -87,18 +89,16 @@ def list_folders(folder: Path, left_out: LeftOut) -> tuple[str, ...]:
         entries = _entries(os.fspath(folder))
     except OSError as exc:
         raise closed(os.fspath(folder), exc) from exc
+    kinds = {entry.name: _kind(entry) for entry in entries}
+    names = [name for name, kind in kinds.items() if kind is Reason.SUBFOLDER]
     own = os.path.realpath(folder)
-    names: list[str] = []
-    for entry in entries:
-        kind = _kind(entry)
-        if kind is Reason.SUBFOLDER:
+    seen = {os.path.join(own, name) for name in names}
+    for entry in sorted(entries, key=lambda entry: entry.name):
+        kind, target = kinds[entry.name], os.path.realpath(entry.path)
+        if kind is Reason.LINKED_FOLDER and target not in seen and os.path.commonpath([own, target]) != target:
             names.append(entry.name)
-        elif kind is Reason.LINKED_FOLDER:
-            if os.path.commonpath([own, os.path.realpath(entry.path)]) == os.path.realpath(entry.path):
-                left_out.add(entry.path, Reason.LINKED_FOLDER)
-            else:
-                names.append(entry.name)
-        elif kind in (Reason.DANGLING, Reason.HIDDEN):
+            seen.add(target)
+        elif kind in (Reason.LINKED_FOLDER, Reason.DANGLING, Reason.HIDDEN):
             left_out.add(entry.path, kind)
     return tuple(sorted(names))
 

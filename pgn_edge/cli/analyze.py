@@ -37,10 +37,10 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> t
 @click.option("--root", type=click.Path(file_okay=False), help="Folder that --data is looked up in.")
 @click.option(
     "--split",
-    type=click.Choice(["test", "validation", "train"]),
+    type=click.Choice(["test", "validation", "train", "all"]),
     default="validation",
     show_default=True,
-    help="Which part.",
+    help="Part of the data, or all of it.",
 )
 @click.option(
     "--limit", type=click.IntRange(min=2), default=1000, show_default=True, help="Most images of each, taken evenly."

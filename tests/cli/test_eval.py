@@ -186,6 +186,16 @@ def test_images_that_cannot_be_read_are_left_out_and_said(
     assert "left out: 1 image that cannot be read (" in printed
 
 
+def test_all_images_of_a_folder_are_judged_where_all_are_asked_for(
+    call, tiny_checkpoint: Path, class_folder: Path, use_tiny_backbone
+):
+    done = call("eval", tiny_checkpoint, "--data", class_folder, "--split", "all", "--json", "-")
+    document = json.loads(done.stdout)
+    assert document["images"] == len(list(class_folder.rglob("*.png")))
+    assert sum(document["subjects"][0]["class_images"]) == document["images"]
+    assert "a fifth of each class is the test split" in done.stderr
+
+
 def test_a_frame_without_an_answer_is_wrong(
     call, tiny_pair, tiny_checkpoint: Path, class_folder: Path, use_tiny_backbone, monkeypatch
 ):

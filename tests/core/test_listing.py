@@ -63,11 +63,19 @@ def test_links_that_lead_in_a_circle_end(tmp_path: Path):
     (tmp_path / "cat" / "all").symlink_to(tmp_path)
     (tmp_path / "self").symlink_to(tmp_path / "self")
     (tmp_path / "up").symlink_to(tmp_path)
-    (tmp_path / "dog").symlink_to(tmp_path / "cat")
     left_out = LeftOut()
     assert listed(tmp_path, left_out) == ["cat/a.png"]
-    assert list_folders(tmp_path, left_out) == ("cat", "dog")
-    assert (left_out.count(Reason.LINKED_FOLDER), left_out.count(Reason.DANGLING)) == (3, 1)
+    assert list_folders(tmp_path, left_out) == ("cat",)
+    assert (left_out.count(Reason.LINKED_FOLDER), left_out.count(Reason.DANGLING)) == (2, 1)
+
+
+def test_a_class_folder_may_be_a_link_but_not_to_another_class(tmp_path: Path):
+    touch(tmp_path, "data/cat/a.png", "elsewhere/dogs/b.png")
+    for name, target in {"dog": "elsewhere/dogs", "hound": "elsewhere/dogs", "kitty": "data/cat"}.items():
+        (tmp_path / "data" / name).symlink_to(tmp_path / target)
+    left_out = LeftOut()
+    assert list_folders(tmp_path / "data", left_out) == ("cat", "dog")
+    assert left_out.count(Reason.LINKED_FOLDER) == 2
 
 
 def closed_scandir(monkeypatch: pytest.MonkeyPatch, name: str) -> None:

@@ -15,7 +15,7 @@ from pgn_edge.nn.checkpoint import spread
 from pgn_edge.progress import Progress
 from pgn_edge.train.analysis.trained import Trained
 from pgn_edge.train.data.dataset import DataSet
-from pgn_edge.train.data.samples import Samples, Subset
+from pgn_edge.train.data.samples import Joined, Samples, Subset
 from pgn_edge.train.loader import in_order
 from pgn_edge.train.pictures import unreadable
 
@@ -57,13 +57,14 @@ def choose(data: DataSet, split: str, limit: int | None) -> Samples:
 
     Args:
         data: the data set.
-        split: `test`, `validation` or `train`.
+        split: `test`, `validation`, `train` or `all`.
         limit: most images, at least 2; None for all.
 
     Raises:
         DataError: the split has none.
     """
-    samples: Samples = {"train": data.train, "validation": data.validation, "test": data.test}[split]
+    splits: dict[str, Samples] = {"train": data.train, "validation": data.validation, "test": data.test}
+    samples = Joined(list(splits.values()), [0] * len(splits)) if split == "all" else splits[split]
     if not len(samples):
         raise DataError(
             data.name, expected=f"images in the split {split}", got="none", do="choose another: --split test"

@@ -12,7 +12,7 @@ import numpy as np
 
 from pgn_edge.errors import DataError
 from pgn_edge.labels import read_labels
-from pgn_edge.train.data.dataset import TEST_SHARE, Parts, cut, only_validation
+from pgn_edge.train.data.dataset import CUT_NOTE, TEST_SHARE, Parts, cut, only_validation
 from pgn_edge.train.data.samples import Files
 from pgn_edge.train.data.splits import SPELLINGS, spellings, split_of
 
@@ -56,7 +56,7 @@ def read_csv(path: Path, root: Path, white: int | None = None) -> Parts:
 
     if not rows[0].split:
         train, test = cut(files(rows), TEST_SHARE)
-        return Parts(labels, train, test)
+        return Parts(labels, train, test, note=CUT_NOTE)
     groups = {part: files([row for row in rows if row.split == part]) for part in SPELLINGS}
     validation = groups["validation"] if len(groups["validation"]) else None
     if not len(groups["train"]):

@@ -174,6 +174,9 @@ def unite(sets: Sequence[DataSet]) -> DataSet:
     )
 
 
+CUT_NOTE = "there are no splits: a fifth of each class is the test split, the same in every run"
+
+
 def only_validation(parts: Parts, name: str) -> Parts:
     """Parts whose test split is what its owner calls validation, since there is no test split.
 

@@ -12,7 +12,7 @@ from pgn_edge.errors import DataError
 from pgn_edge.images import IMAGE_SUFFIXES
 from pgn_edge.left_out import Reason
 from pgn_edge.listing import list_folders, list_images
-from pgn_edge.train.data.dataset import TEST_SHARE, Parts, cut, only_validation
+from pgn_edge.train.data.dataset import CUT_NOTE, TEST_SHARE, Parts, cut, only_validation
 from pgn_edge.train.data.samples import Files, Reading
 from pgn_edge.train.data.splits import resembles_split, spellings, split_of
 
@@ -36,7 +36,7 @@ def read_folder(folder: Path, reading: Reading) -> Parts:
     if not splits:
         classes = _classes(folder, names)
         train, test = cut(_files(folder, classes, LEAST_UNCUT, reading), TEST_SHARE)
-        return Parts(tuple(classes), train, test)
+        return Parts(tuple(classes), train, test, note=CUT_NOTE)
     for name in names:
         if split_of(name) is None:
             reading.left_out.add(str(folder / name), Reason.SUBFOLDER)

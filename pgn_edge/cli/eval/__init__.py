@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 @click.option("--data", required=True, help="A data set's name, a folder of classes, a .csv; or several with commas.")
 @click.option("--root", type=click.Path(file_okay=False), help="Folder that --data is looked up in.")
 @click.option(
-    "--split", type=click.Choice(["test", "validation", "train"]), default="test", show_default=True, help="Which part."
+    "--split",
+    type=click.Choice(["test", "validation", "train", "all"]),
+    default="test",
+    show_default=True,
+    help="Part of the data, or all of it.",
 )
 @click.option("--limit", type=click.IntRange(min=2), help="Most images, taken evenly from the split.  [default: all]")
 @click.option(

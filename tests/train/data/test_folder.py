@@ -156,8 +156,12 @@ def test_train_and_validation_without_test_is_taken_and_said(tmp_path: Path, fil
     )
 
 
-def test_an_ordinary_folder_needs_no_note(tmp_path: Path, fill: Fill):
-    assert load_data(str(fill(tmp_path / "plain", {"a": 3, "b": 3}))).notes == ()
+def test_a_folder_that_is_cut_says_so_and_one_with_train_and_test_needs_no_note(tmp_path: Path, fill: Fill):
+    (note,) = load_data(str(fill(tmp_path / "plain", {"a": 3, "b": 3}))).notes
+    assert note == "plain: there are no splits: a fifth of each class is the test split, the same in every run"
+    for name in ("train", "test"):
+        fill(tmp_path / "split" / name, {"a": 3, "b": 3})
+    assert load_data("split", tmp_path).notes == ()
 
 
 @pytest.mark.parametrize(
