@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter, sleep
 from typing import Any, Protocol
 
@@ -103,7 +104,7 @@ def serve(
     starts_s: dict[str, tuple[float, ...]] = {}
     served = {}
     for index, query in enumerate(queries):
-        line = _Line(query.series, lambda turn=index: turns.one(turn)[1], options, clock)
+        line = _Line(query.series, partial(turns.one, index), options, clock)
         if options.qps is not None:
             line.offer(options.qps)
             reached = options.qps
@@ -119,7 +120,9 @@ def serve(
 class _Line:
     """The line before one engine."""
 
-    def __init__(self, series: str, answer: Callable[[], Times], options: BenchOptions, clock: Clock) -> None:
+    def __init__(
+        self, series: str, answer: Callable[[], tuple[float, Times]], options: BenchOptions, clock: Clock
+    ) -> None:
         self._series, self._answer, self._options, self._clock = series, answer, options, clock
         self.tried: list[Offered] = []
         self.samples: dict[float, tuple[dict[str, tuple[float, ...]], dict[str, tuple[float, ...]]]] = {}
@@ -132,7 +135,8 @@ class _Line:
         begin = self._clock.now()
         for arrival_s in arrivals_s:
             self._clock.wait_until(begin + arrival_s)
-            for name, value in self._answer().items():
+            _, times = self._answer()
+            for name, value in times.items():
                 if name != self._series:
                     stages.setdefault(name, []).append(value)
             latencies.append((self._clock.now() - begin - arrival_s) * 1e3)

@@ -40,7 +40,9 @@ class ForeignEngine:
         batch, most = self._spec.frames, self._spec.most
         self.inputs = {"canvas": TensorSpec((batch, *shape), np.dtype(file.facts.canvas), most)}
         width = output.shape[-1] if output.shape else None
-        self.outputs = {file.facts.output: TensorSpec((batch, width), np.dtype(np.float32))}
+        self.outputs: Mapping[str, TensorSpec] = {
+            file.facts.output: TensorSpec((batch, width), np.dtype(np.float32)),
+        }
         self.metadata: Mapping[str, str] = file.facts.to_metadata()
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
