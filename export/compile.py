@@ -17,6 +17,7 @@ from pgn_edge.export.build_process import Log, run_build
 from pgn_edge.export.builders import BuildRequest
 from pgn_edge.export.memory import require_memory
 from pgn_edge.export.plan_cache import PlanCache, cache_key
+from pgn_edge.file_kind import require_kind
 from pgn_edge.files import require_writable
 from pgn_edge.fingerprint import sha256_file
 from pgn_edge.gpu import require_architectures
@@ -232,6 +233,7 @@ def _key(draft: Sidecar, options: CompileOptions) -> str:
 
 def _read(source: str | Path) -> _Graph:
     path = Path(source)
+    require_kind(path, "vit", "pgn", "onnx", "bundle", error=EngineError)
     if path.suffix == ".pgn":
         bundle = read_bundle(path)
         data, facts = bundle.pgn_onnx, bundle.facts

@@ -26,6 +26,9 @@ from pgn_edge.heads import Head
 from pgn_edge.nn.backbones import load_backbone
 from pgn_edge.nn.vit import CanvasViT, FrozenViT
 
+# protobuf cannot serialise 2 GiB; the graph around the weights takes far less than the rest.
+ONNX_BYTES = 2**31 - 2**24
+
 
 @dataclass(frozen=True)
 class VitOptions:
@@ -95,13 +98,13 @@ def export_vit(backbone: str, output: str | Path, options: VitOptions = VitOptio
         options: what kind of engine.
 
     Raises:
-        CheckpointError: the backbone cannot be loaded.
+        CheckpointError: the backbone cannot be loaded, or is larger than one ONNX file can be.
         GeometryError: prompts that do not fit the layout.
         ParityError: the graph does not agree with torch.
         OutputError: the output cannot be written.
     """
     require_writable(output)
-    vit = load_backbone(backbone, options.weights).vit
+    vit = load_backbone(backbone, options.weights, most_bytes=ONNX_BYTES).vit
     graph = vit_graph(vit, options.prompts, options.layout, options.precision, options.canvas)
     if not options.allow_drift:
         require_parity(graph.parity)

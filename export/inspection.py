@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pgn_edge.bundle import MEMBERS, read_bundle
 from pgn_edge.contract import PREFIX, EngineFacts
 from pgn_edge.errors import EngineError, MissingExtraError
+from pgn_edge.file_kind import ABOUT, find_kind
 from pgn_edge.fingerprint import sha256_file
 from pgn_edge.geometry import Geometry
 from pgn_edge.heads import Head
@@ -42,7 +43,7 @@ class Inspection:
         sha256: of the file.
         notes: what is not shown, and why.
         sections: JSON values by name, only those that the file has: `name`, `facts`, `plan`, `graph`, `pgn`,
-            `certificate`, `parity`, `numerics`, `head`, `labels`, `golden`, `provenance`.
+            `external`, `certificate`, `parity`, `numerics`, `head`, `labels`, `golden`, `provenance`.
     """
 
     path: Path
@@ -125,6 +126,10 @@ def _is_sidecar(path: Path) -> bool:
 
 
 def _unknown(path: Path, got: str) -> EngineError:
+    kind = find_kind(path)
+    if kind is not None:
+        about = ABOUT[kind]
+        return EngineError(str(path), expected="a file that pgn-edge makes", got=about.name, do=about.use)
     return EngineError(
         str(path),
         expected="a task bundle, an ONNX graph, a plan with its sidecar, or a training checkpoint",
@@ -155,7 +160,9 @@ def _read_bundle(path: Path) -> tuple[Sections, list[str]]:
         "provenance": bundle.provenance,
     }
     try:
-        sections["graph"] = _graph(bundle.pgn_onnx, f"{path}: pgn.onnx")[0]
+        graph = _graph(bundle.pgn_onnx, f"{path}: pgn.onnx")[0]
+        del graph["external"]  # read_bundle refuses such a graph
+        sections["graph"] = graph
     except MissingExtraError as exc:
         notes.append(f"the graph inside is left out: {exc}")
     return sections, notes
@@ -163,12 +170,33 @@ def _read_bundle(path: Path) -> tuple[Sections, list[str]]:
 
 def _read_onnx(path: Path) -> tuple[Sections, list[str]]:
     graph, metadata = _graph(path.read_bytes(), str(path))
+    external, notes = _external_files(path, graph.pop("external"))
     if not any(key.startswith(PREFIX) for key in metadata):
         shown = {key: graph[key] for key in ("inputs", "outputs", "opset")}
-        return {"graph": shown}, ["not exported by pgn-edge: only inputs, outputs and opset are shown"]
+        notes.insert(0, "not exported by pgn-edge: only inputs, outputs and opset are shown")
+        return {"graph": shown, "external": external}, notes
     facts = EngineFacts.from_metadata(metadata, str(path))
     # from_metadata has parsed every value of ours once.
-    return {"facts": _facts(facts), "numerics": json.loads(metadata.get(NUMERICS, "{}")), "graph": graph}, []
+    numerics = json.loads(metadata.get(NUMERICS, "{}"))
+    return {"facts": _facts(facts), "numerics": numerics, "graph": graph, "external": external}, notes
+
+
+def _external_files(path: Path, names: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Size and hash of each file of weights beside a graph; only plain files in its own folder are opened."""
+    found: dict[str, Any] = {}
+    for name in names:
+        file = path.parent / name
+        inside = file.resolve().is_relative_to(path.parent.resolve()) and not Path(name).is_absolute()
+        if not inside:
+            found[name] = {"state": "outside the folder of the graph: not read"}
+        elif file.is_file():
+            found[name] = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+        else:
+            found[name] = {"state": "missing"}
+    if not names:
+        return found, []
+    size_bytes = sum(entry.get("bytes", 0) for entry in found.values())
+    return found, [f"weights of {size_bytes} bytes are in other files; size and sha256 above are the graph's alone"]
 
 
 def _graph(data: bytes, source: str) -> tuple[dict[str, Any], dict[str, str]]:

@@ -51,6 +51,7 @@ def read_graph(data: bytes, source: str) -> tuple[dict[str, Any], dict[str, str]
         "outputs": {value.name: _value(value) for value in graph.output},
         "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
         "parameters": sum(_count(t) for t in tensors if type_name(t.data_type) not in NO_WEIGHTS),
+        "external": _external(model),
         "activation": _activation(graph),
         "nodes": _counted(node.op_type for node in graph.node),
         "arithmetic": _arithmetic(model),
@@ -144,6 +145,15 @@ def _types(model: onnx.ModelProto) -> dict[str, str]:
         if node.op_type == "DequantizeLinear" and node.input and node.output:
             types[node.output[0]] = types.get(node.input[0], TensorProto.UNDEFINED)
     return {name: type_name(value) for name, value in types.items()}
+
+
+def _external(model: onnx.ModelProto) -> list[str]:
+    """Names of the files beside the graph that hold weights, sorted."""
+    tensors = [*model.graph.initializer]
+    for node in model.graph.node:
+        tensors += [attribute.t for attribute in node.attribute if attribute.HasField("t")]
+    entries = (entry for tensor in tensors for entry in tensor.external_data)
+    return sorted({entry.value for entry in entries if entry.key == "location"})
 
 
 def _activation(graph: onnx.GraphProto) -> str:

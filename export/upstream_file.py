@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pgn_edge.errors import CheckpointError
+from pgn_edge.file_kind import require_kind
 from pgn_edge.nn.pgn import PGN, PgnConfig
 from pgn_edge.nn.tensor_file import key_name, load_tensors
 
@@ -40,6 +41,7 @@ def read_upstream(source: Path) -> tuple[PgnConfig, dict[str, Tensor]]:
     Raises:
         CheckpointError: not such a file, or a weight that is missing, too many, of another shape or not finite.
     """
+    require_kind(source, "weights", error=CheckpointError)
     state = load_tensors(source)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise _refuse(source, "a bare state_dict", _kind(state))

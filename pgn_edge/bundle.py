@@ -19,6 +19,7 @@ import numpy as np
 
 from pgn_edge.contract import EngineFacts
 from pgn_edge.errors import BundleError, PgnEdgeError
+from pgn_edge.file_kind import require_kind
 from pgn_edge.files import write_bytes
 from pgn_edge.graph_gate import check_graph
 from pgn_edge.heads import Head
@@ -165,6 +166,7 @@ def read_bundle(path: str | Path) -> Bundle:
             of another schema, or a graph that export would not have written.
     """
     source = str(path)
+    require_kind(path, "bundle", error=BundleError)
     members, digest = _read_members(source)
     try:
         manifest = json.loads(members.pop("manifest.json"))

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 CONTENTS = "contents of the data"  # key of what `identity` says of them
 SERIES = ("loss", "validation", "images_per_s", "waiting")  # of a history: one number for each epoch
 
+FORMAT = "pgn-edge training state"  # by which a file in the wrong place is recognised
+
 
 class Run:
     """Model, optimiser and learning rate; it owns the model's place on the device until `release`.
@@ -150,6 +152,7 @@ class Run:
         """
         scaler = self.accelerator.scaler
         state = {
+            "format": FORMAT,
             "run": self._own(about),
             "done": self.done,
             "losses": self.losses,

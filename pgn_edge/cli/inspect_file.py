@@ -21,6 +21,7 @@ LONGEST_SIDE = 160  # characters of a value in a difference; --json has all
 TITLES = {
     "facts": "Facts",
     "plan": "Plan",
+    "external": "Weights beside the graph",
     "pgn": "PGN",
     "parity": "Parity ladder",
     "numerics": "Numerics",

@@ -15,7 +15,7 @@ from pgn_edge.nn.vit import Backbone
 LOG = logging.getLogger("pgn_edge.backbones")
 
 
-def load_backbone(name: str, weights: str | Path | None = None) -> Backbone:
+def load_backbone(name: str, weights: str | Path | None = None, most_bytes: int | None = None) -> Backbone:
     """Load a frozen ViT and its own head.
 
     Args:
@@ -23,6 +23,8 @@ def load_backbone(name: str, weights: str | Path | None = None) -> Backbone:
             first take an image size in pixels at their end, for example `timm:vit_small_patch14_dinov2.lvd142m@224`.
         weights: Path of a file to read instead of downloading: safetensors, a .pt without pickled code, or a
             TorchScript archive. `PATH#KEY` takes the weights under KEY where a file holds several.
+        most_bytes: Largest image tower in bytes of float32; a larger one is refused before its weights are read.
+            None for any.
 
     Raises:
         CheckpointError: an unknown name, a model of another kind, weights that cannot be had, do not fit or are not
@@ -31,8 +33,8 @@ def load_backbone(name: str, weights: str | Path | None = None) -> Backbone:
         MissingExtraError: the library behind the name is not installed.
     """
     family, _, rest = name.partition(":")
-    loaders: dict[str, Callable[[str, Path | None], Backbone]] = {
-        "builtin": _load_builtin,
+    loaders: dict[str, Callable[[str, Path | None, int | None], Backbone]] = {
+        "builtin": lambda rest, weights, most: _load_builtin(rest, weights),  # of 5 MB
         "open_clip": _load_open_clip,
         "timm": _load_timm,
         "torchvision": _load_torchvision,
@@ -46,7 +48,7 @@ def load_backbone(name: str, weights: str | Path | None = None) -> Backbone:
             do="choose one: builtin, open_clip:ViT-B-32/openai, timm:vit_small_patch16_224.dino, torchvision:vit_b_32, "
             "dino:vit_small_patch16_224",
         )
-    backbone = loaders[family](rest, Path(weights) if weights else None)
+    backbone = loaders[family](rest, Path(weights) if weights else None, most_bytes)
     _require_finite(name, backbone)
     _tell(name, backbone)
     return backbone
@@ -92,25 +94,25 @@ def _load_builtin(rest: str, weights: Path | None) -> Backbone:
     return load_builtin()
 
 
-def _load_open_clip(rest: str, weights: Path | None) -> Backbone:
+def _load_open_clip(rest: str, weights: Path | None, most_bytes: int | None) -> Backbone:
     from pgn_edge.nn.clip import load_clip
 
-    return load_clip(rest, weights)
+    return load_clip(rest, weights, most_bytes)
 
 
-def _load_timm(rest: str, weights: Path | None) -> Backbone:
+def _load_timm(rest: str, weights: Path | None, most_bytes: int | None) -> Backbone:
     from pgn_edge.nn.timm_vit import load_timm
 
-    return load_timm(rest, weights)
+    return load_timm(rest, weights, most_bytes)
 
 
-def _load_torchvision(rest: str, weights: Path | None) -> Backbone:
+def _load_torchvision(rest: str, weights: Path | None, most_bytes: int | None) -> Backbone:
     from pgn_edge.nn.torchvision_vit import load_torchvision
 
-    return load_torchvision(rest, weights)
+    return load_torchvision(rest, weights, most_bytes)
 
 
-def _load_dino(rest: str, weights: Path | None) -> Backbone:
+def _load_dino(rest: str, weights: Path | None, most_bytes: int | None) -> Backbone:
     from pgn_edge.nn.dino import load_dino
 
-    return load_dino(rest, weights)
+    return load_dino(rest, weights, most_bytes)

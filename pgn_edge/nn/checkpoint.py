@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from pgn_edge.errors import CheckpointError, DataError, PgnEdgeError
+from pgn_edge.file_kind import require_kind
 from pgn_edge.geometry import Geometry
 from pgn_edge.heads import Head
 from pgn_edge.nn.pgn import PGN, PgnConfig
@@ -133,6 +134,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             values that are not finite.
     """
     source = str(path)
+    require_kind(path, "checkpoint", "weights", error=CheckpointError)  # what weights lack is said below
     data = load_tensors(path)
     if not isinstance(data, dict) or not _is_ours(data):
         got = sorted(map(key_name, data))[:4] if isinstance(data, dict) else type(data).__name__

@@ -26,6 +26,7 @@ from pgn_edge.nn.weights import (
     linear_of,
     mapped,
     refuse_part,
+    require_bytes,
     require_patches,
     require_size,
     sketch,
@@ -38,7 +39,7 @@ Tokenizer = Callable[[list[str]], Tensor]
 NO_WEIGHTS = frozenset({"input_resolution", "context_length", "vocab_size", "attn_mask"})
 
 
-def load_clip(rest: str, weights: Path | None) -> Backbone:
+def load_clip(rest: str, weights: Path | None, most_bytes: int | None = None) -> Backbone:
     """`ARCHITECTURE/TAG` or `ARCHITECTURE/TAG@SIZE` of open_clip as a frozen ViT.
 
     Args:
@@ -47,6 +48,7 @@ def load_clip(rest: str, weights: Path | None) -> Backbone:
             `quickgelu` or `gelu`.
         weights: Path of a file instead of the download: the whole model or its image tower, in the names of open_clip
             or of Hugging Face's CLIP, or OpenAI's own TorchScript.
+        most_bytes: Largest image tower in bytes of float32; None for any.
 
     Raises:
         CheckpointError: unknown architecture or tag, an image tower of another kind, no download, or weights that do
@@ -61,6 +63,9 @@ def load_clip(rest: str, weights: Path | None) -> Backbone:
     name = f"open_clip:{rest}"
     plain, image_hw = split_size(rest)
     architecture, _, tag = plain.partition("/")
+    if architecture in open_clip.list_models():
+        plainly = sketch(name, lambda: open_clip.create_model(architecture, device="meta", pretrained_text=False))
+        require_bytes(name, plainly.visual, most_bytes)
     file = None if weights is None else read_weights(weights)
     choice = choose(name, architecture, tag, file)
     with_timm = "timm_model_name" in open_clip.get_model_config(architecture)["vision_cfg"]

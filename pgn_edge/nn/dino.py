@@ -21,7 +21,7 @@ from pgn_edge.heads import Head
 from pgn_edge.nn.tensor_file import load_tensors
 from pgn_edge.nn.timm_vit import fill_timm, freeze_timm, require_vit
 from pgn_edge.nn.vit import Backbone
-from pgn_edge.nn.weights import FrozenClassifier, fill, linear_of, sketch, split_size
+from pgn_edge.nn.weights import FrozenClassifier, fill, linear_of, require_bytes, sketch, split_size
 from pgn_edge.preprocess import Preprocess
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -62,7 +62,7 @@ class Prototypes(FrozenClassifier):
         )
 
 
-def load_dino(rest: str, weights: Path | None) -> Backbone:
+def load_dino(rest: str, weights: Path | None, most_bytes: int | None = None) -> Backbone:
     """`NAME` or `NAME@SIZE` of timm, with the weights of a full DINO checkpoint.
 
     The backbone is the teacher's, as in the published backbone alone, and the projection head the student's, as in the
@@ -71,6 +71,7 @@ def load_dino(rest: str, weights: Path | None) -> Backbone:
     Args:
         rest: architecture, for example `vit_small_patch16_224`.
         weights: the checkpoint, with `teacher` and `student`.
+        most_bytes: Largest image tower in bytes of float32; None for any.
 
     Raises:
         CheckpointError: no file or no such file, one of another layout, or weights that do not fit.
@@ -97,9 +98,10 @@ def load_dino(rest: str, weights: Path | None) -> Backbone:
             do="pass it with --weights FILE, or use the backbone alone: timm:vit_small_patch16_224.dino",
         )
     source = str(weights)
-    backbone, head = _read(weights)
     model = sketch(name, lambda: timm.create_model(plain, num_classes=0))
     require_vit(name, model, image_hw)
+    require_bytes(name, model, most_bytes)
+    backbone, head = _read(weights)
     fill_timm(model, backbone, name, source, image_hw)
     if image_hw:
         model.set_input_size(image_hw)

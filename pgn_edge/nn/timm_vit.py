@@ -22,6 +22,7 @@ from pgn_edge.nn.weights import (
     fill,
     mapped,
     refuse_part,
+    require_bytes,
     require_patches,
     require_size,
     sketch,
@@ -32,12 +33,13 @@ from pgn_edge.preprocess import Preprocess
 DIFFERS = "so its accuracy alone differs from the published figure"
 
 
-def load_timm(rest: str, weights: Path | None) -> Backbone:
+def load_timm(rest: str, weights: Path | None, most_bytes: int | None = None) -> Backbone:
     """`NAME` or `NAME@SIZE` of timm as a frozen ViT.
 
     Args:
         rest: for example `vit_small_patch14_reg4_dinov2.lvd142m@224`; timm resamples the positions to the size.
         weights: a local file instead of the download; with a size, its positions may already have that size.
+        most_bytes: Largest image tower in bytes of float32; None for any.
 
     Raises:
         CheckpointError: an unknown name, a model of another kind, no download, or weights that do not fit.
@@ -57,14 +59,16 @@ def load_timm(rest: str, weights: Path | None) -> Backbone:
             got=repr(plain),
             do="try timm:vit_base_patch32_224.augreg_in21k_ft_in1k",
         )
+    model = sketch(name, lambda: timm.create_model(plain))
+    require_vit(name, model, image_hw)
+    require_bytes(name, model, most_bytes)
     if weights:
         file = read_weights(weights)
         state, prefix, outside = under_prefix(file.state, TIMM, file.source)
-        model = _sketch_for(plain, state, name, image_hw)
+        model = _sketch_for(plain, state, name, model)
         fill_timm(model, state, name, file.source, image_hw)
         notes = [*file.notes, *([f"{outside} tensors outside {prefix!r} are left out"] if outside else [])]
     else:
-        require_vit(name, sketch(name, lambda: timm.create_model(plain)), image_hw)
         with downloading(name, "timm", HUB):
             model = timm.create_model(plain, pretrained=True)
         notes = []
@@ -74,12 +78,10 @@ def load_timm(rest: str, weights: Path | None) -> Backbone:
     return replace(backbone, notes=(*notes, *_own_notes(plain, model)))
 
 
-def _sketch_for(plain: str, state: Mapping[str, Tensor], name: str, image_hw: tuple[int, int] | None) -> Any:
-    """A model with the classes and the pooling of a file: a fine-tuning changes both, the name says neither."""
+def _sketch_for(plain: str, state: Mapping[str, Tensor], name: str, model: Any) -> Any:
+    """The stock model, or one with the classes and the pooling of a file: a fine-tuning changes them, not the name."""
     import timm
 
-    model = sketch(name, lambda: timm.create_model(plain))
-    require_vit(name, model, image_hw)
     if TIMM[0] not in state:  # Names that timm translates; such files have the stock classes and pooling.
         return model
     head = state.get("head.weight")
@@ -87,9 +89,7 @@ def _sketch_for(plain: str, state: Mapping[str, Tensor], name: str, image_hw: tu
     averaged = "fc_norm.weight" in state
     if averaged != isinstance(model.fc_norm, nn.LayerNorm):
         options["global_pool"] = "avg" if averaged else "token"
-    model = sketch(name, lambda: timm.create_model(plain, **options))
-    require_vit(name, model, image_hw)
-    return model
+    return sketch(name, lambda: timm.create_model(plain, **options))
 
 
 def _own_notes(plain: str, model: Any) -> list[str]:

@@ -22,6 +22,7 @@ from pgn_edge.nn.weights import (
     linear_of,
     mapped,
     refuse_part,
+    require_bytes,
     require_patches,
     require_size,
     sketch,
@@ -30,12 +31,13 @@ from pgn_edge.nn.weights import (
 from pgn_edge.preprocess import Preprocess
 
 
-def load_torchvision(rest: str, weights: Path | None) -> Backbone:
+def load_torchvision(rest: str, weights: Path | None, most_bytes: int | None = None) -> Backbone:
     """`NAME` or `NAME@SIZE` of torchvision as a frozen ViT.
 
     Args:
         rest: for example `vit_b_32`; the stock size is that of the library's default weights.
         weights: a local file instead of the download; with a size, its positions may already have that size.
+        most_bytes: Largest image tower in bytes of float32; None for any.
 
     Raises:
         CheckpointError: an unknown name, no download, or weights that do not fit.
@@ -57,6 +59,8 @@ def load_torchvision(rest: str, weights: Path | None) -> Backbone:
     stock, patch = published.meta["min_size"][0], int(plain.rpartition("_")[2])
     side = stock if image_hw is None else image_hw[0]
     require_size(name, (side, side), patch)
+    stock_model = sketch(name, lambda: torchvision.models.get_model(plain, weights=None, image_size=side))
+    require_bytes(name, stock_model, most_bytes)
     notes = [
         "torchvision evaluates it with bilinear resizing and a crop; here images are bicubic and uncropped, " + DIFFERS
     ]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pgn_edge.errors import CheckpointError
+from pgn_edge.file_kind import require_kind
 from pgn_edge.nn.tensor_file import load_tensors
 from pgn_edge.nn.torchscript import is_torchscript, read_torchscript
 from pgn_edge.nn.weights import brief
@@ -57,6 +58,7 @@ def read_weights(weights: str | Path) -> WeightFile:
     """
     path, key = _split_key(Path(weights))
     source, notes = str(path), []
+    require_kind(path, "weights", "torchscript", error=CheckpointError)
     if path.suffix != ".safetensors" and is_torchscript(path):
         script = read_torchscript(path)
         return WeightFile(source, script.tensors, (), script.quick_gelu, None, path.name)

@@ -169,6 +169,27 @@ def _offline() -> Iterator[None]:
         constants.HF_HUB_OFFLINE, torch.hub.download_url_to_file = before, fetch
 
 
+def require_bytes(name: str, tower: nn.Module, most: int | None) -> None:
+    """Refuse an image tower whose weights one file cannot hold, before they are read.
+
+    Args:
+        name: Name of the backbone.
+        tower: Image tower, usually from `sketch`.
+        most: Limit in bytes of float32; None for no limit.
+
+    Raises:
+        CheckpointError: a larger tower.
+    """
+    count = sum(parameter.numel() for parameter in tower.parameters())
+    if most is not None and 4 * count > most:
+        raise CheckpointError(
+            name,
+            expected=f"an image tower of at most {most / 1e6:.0f} MB in float32, the limit of an ONNX file",
+            got=f"{4 * count / 1e6:.0f} MB ({count / 1e6:.0f} M parameters)",
+            do="choose a smaller one, for example open_clip:ViT-L-14/openai; --fp16 passes through float32 too",
+        )
+
+
 def sketch(name: str, build: Callable[[], Any]) -> Any:
     """Build a model without memory for its weights and without initialising them; `fill` brings them.
 

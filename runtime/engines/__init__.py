@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pgn_edge.bundle import Bundle
 from pgn_edge.errors import EngineError
+from pgn_edge.file_kind import require_kind
 from pgn_edge.runtime.cuda import Cuda
 from pgn_edge.runtime.engines.base import DeviceEngine, Engine, EngineOptions, TensorSpec
 from pgn_edge.runtime.engines.facts_file import SUFFIX as FACTS
@@ -65,6 +66,7 @@ def open_engine(path: str | Path, options: EngineOptions | None = None) -> Engin
     options = options or EngineOptions()
     if is_served(path):
         return _served(str(path), options)
+    require_kind(path, "vit", "pgn", "onnx", "plan", error=EngineError)
     suffix = Path(path).suffix
     if suffix == ".onnx":
         if options.provider == "cpu":

@@ -216,3 +216,23 @@ def test_drift_is_written_where_it_is_allowed(
 def test_a_batch_of_none_is_refused():
     with pytest.raises(GeometryError, match="1 or more"):
         VitOptions(batch=0)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize(
+    "name", ["open_clip:ViT-B-32", "open_clip:ViT-B-32/openai", "timm:test_vit", "torchvision:vit_b_32"]
+)
+def test_a_tower_that_one_onnx_file_cannot_hold_is_refused_before_its_weights_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, precision: str
+):
+    monkeypatch.setattr(frozen_module, "ONNX_BYTES", 1_000_000)
+    missing = tmp_path / "never_read.pt"  # an attempt to read it would be the error
+    with pytest.raises(CheckpointError, match=r"at most 1 MB in float32, .*got \d+ MB \(\d+ M parameters\)"):
+        export_vit(name, tmp_path / "vit.onnx", VitOptions(precision=precision, weights=missing))
+    assert not (tmp_path / "vit.onnx").exists()
+
+
+def test_the_limit_is_that_of_protobuf_with_room_for_the_graph():
+    assert frozen_module.ONNX_BYTES < 2**31 - 2**20
+    # ViT-L/14 with 304 M parameters fits, ViT-H/14 with 632 M does not.
+    assert 4 * 304e6 < frozen_module.ONNX_BYTES < 4 * 632e6

@@ -7,11 +7,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from pgn_edge.bundle import read_bundle, write_bundle
 from pgn_edge.export.inspection import inspect_file
 from pgn_edge.export.inspection_diff import ABSENT, Difference, diff
+from pgn_edge.fingerprint import sha256_file
 
 
 def test_a_copy_is_the_same_file(tiny_pair, tmp_path: Path):
@@ -79,3 +83,40 @@ def test_precision_shows_in_facts_graph_and_ladder(tiny_pair):
 
 def test_what_one_side_lacks_is_no_null_in_json():
     assert Difference("a.b", ABSENT, None).to_json() == {"path": "a.b", "b": None}
+
+
+def beside(folder: Path, value: float, name: str = "vit.onnx.data") -> Path:
+    """A graph whose weights are in a file beside it."""
+    folder.mkdir(exist_ok=True)
+    weight = numpy_helper.from_array(np.full((64, 64), value, np.float32), "weight")
+    given, got = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [64, 64]) for name in ("x", "y"))
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "weight"], ["y"])], "g", [given], [got], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    onnx.save(model, folder / "vit.onnx", save_as_external_data=True, location="vit.onnx.data", size_threshold=0)
+    if name != "vit.onnx.data":
+        data = (folder / "vit.onnx").read_bytes().replace(b"vit.onnx.data", name.encode())
+        (folder / "vit.onnx").write_bytes(data)
+    return folder / "vit.onnx"
+
+
+def test_two_graphs_that_differ_in_the_weights_beside_them_alone_are_not_the_same(tmp_path: Path):
+    first, second = (inspect_file(beside(tmp_path / f"{value}", value)) for value in (1.0, 2.0))
+    assert first.sha256 == second.sha256
+    [difference] = diff(first, second)
+    assert difference.path == "external.vit.onnx.data.sha256"
+    assert difference.a == sha256_file(tmp_path / "1.0" / "vit.onnx.data")
+    assert any("weights of 16384 bytes are in other files" in note for note in first.notes)
+    assert diff(first, inspect_file(beside(tmp_path / "again", 1.0))) == ()
+
+
+def test_missing_weights_beside_a_graph_are_a_difference(tmp_path: Path):
+    whole = inspect_file(beside(tmp_path / "a", 1.0))
+    path = beside(tmp_path / "b", 1.0)
+    path.with_name("vit.onnx.data").unlink()
+    assert "external.vit.onnx.data.state" in {one.path for one in diff(whole, inspect_file(path))}
+
+
+def test_weights_outside_the_folder_of_the_graph_are_not_read(tmp_path: Path):
+    (tmp_path / "secret.dat").write_text("secret")
+    found = inspect_file(beside(tmp_path / "a", 1.0, "../secret.dat"))
+    assert found.sections["external"] == {"../secret.dat": {"state": "outside the folder of the graph: not read"}}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgn_edge.errors import DataError
+from pgn_edge.file_kind import require_kind
 from pgn_edge.images import require_white
 from pgn_edge.labels import TEMPLATE, TEMPLATES, find_template
 from pgn_edge.train.data.csv_file import read_csv
@@ -98,6 +99,7 @@ def _load(name: str, base: Path, template: str | None, reading: Reading) -> Data
     elif path.suffix.lower() == ".csv" and path.is_file():
         parts, title = read_csv(path, base, reading.white), path.stem
     else:
+        require_kind(path, "folder", error=DataError)
         raise DataError(
             "data",
             expected=f"{', '.join(TABLE)}, a folder of classes or a .csv",
