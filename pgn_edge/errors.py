@@ -21,6 +21,7 @@ Each carries what was expected, what came and what to do about it, and reads as 
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 from pgn_edge.redact import redact
@@ -106,7 +107,16 @@ class TrainingError(PgnEdgeError):
 
 
 class InterruptedRunError(TrainingError):
-    """A signal ended a run, which wrote its state and can go on later."""
+    """A signal ended a run, which wrote its state and can go on later.
+
+    `got` begins with the name of the signal.
+    """
+
+    @property
+    def status(self) -> int:
+        """Exit status of the command: 128 and the number of the signal; 1 for a signal in another process."""
+        number = getattr(signal, self.got.split(" ", 1)[0], None)
+        return 128 + number if isinstance(number, signal.Signals) else 1
 
 
 class OutputError(PgnEdgeError):

@@ -13,7 +13,7 @@ table { border-collapse: collapse; margin: .8rem 0; }
 th, td { padding: .3rem .8rem; border-bottom: 1px solid #d9dee3; text-align: right; }
 th:first-child, td:first-child { text-align: left; }
 th { background: #f3f5f7; font-weight: 600; }
-img { max-width: 100%; image-rendering: auto; } img.pixels { image-rendering: pixelated; }
+img, video { max-width: 100%; image-rendering: auto; } img.pixels { image-rendering: pixelated; }
 .gallery { display: flex; flex-wrap: wrap; gap: .8rem; } .gallery figure { width: 9rem; overflow-wrap: anywhere; }
 figure { margin: .8rem 0; } figcaption, .note { color: #57606a; font-size: .9rem; }
 code { background: #f3f5f7; padding: .1rem .3rem; border-radius: 3px; }
@@ -53,6 +53,21 @@ def picture(png: bytes, caption: str, *, width: int | None = None, pixels: bool 
     kind = ' class="pixels"' if pixels else ""
     return (
         f'<figure><img{kind}{size} alt="{escape(caption)}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def video(data: bytes, caption: str, kind: str = "video/mp4") -> str:
+    """A video inside the page, which starts when the reader asks for it.
+
+    Args:
+        data: Bytes of the file.
+        caption: Text under the video.
+        kind: Media type of the file.
+    """
+    source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    return (
+        f'<figure><video controls loop muted playsinline src="{source}"></video>'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 

@@ -7,11 +7,13 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last one comes when an SSH session closes
 
 
 class Interrupt:
-    """Notes SIGINT and SIGTERM while it is entered; only the main thread can.
+    """Notes SIGINT, SIGTERM and SIGHUP while it is entered; only the main thread can.
+
+    SIGHUP stays ignored where it is from the start, as `nohup` wants it.
 
     Args:
         active: whether there is anything to go on from later; if not, signals do what they always do.
@@ -24,7 +26,9 @@ class Interrupt:
 
     def __enter__(self) -> Interrupt:
         if self.active:
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            without_terminal = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            asked = [number for number in SIGNALS if number != signal.SIGHUP or not without_terminal]
+            self._before = {number: signal.signal(number, self._note) for number in asked}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -95,7 +95,8 @@ def fit(
 ) -> History:
     """Train `model`, and leave it on the CPU in evaluation mode with the weights of its best validation epoch.
 
-    A run with a file to resume from answers SIGINT and SIGTERM at the end of a step: it writes its state and raises.
+    A run with a file to resume from answers SIGINT, SIGTERM and SIGHUP at the end of a step: it writes its state and
+    raises.
 
     Args:
         model: normalised (B, 3, H, W) -> logits (B, C); only parameters that require gradients change.

@@ -19,7 +19,7 @@ from pgn_edge import __version__
 from pgn_edge.cli import standard_output
 from pgn_edge.cli.console import show_log
 from pgn_edge.cli.display import showing
-from pgn_edge.errors import MissingExtraError, PgnEdgeError, PgnEdgeWarning
+from pgn_edge.errors import InterruptedRunError, MissingExtraError, PgnEdgeError, PgnEdgeWarning
 from pgn_edge.redact import redact
 
 # What a command needs beyond the base install.
@@ -60,7 +60,7 @@ class _Group(click.Group):
                 click.echo(redact(traceback.format_exc()), err=True, nl=False)
                 ctx.exit(1)
             click.echo(f"pgn-edge: {' '.join(_message(exc, ctx.invoked_subcommand).split())}", err=True)
-            ctx.exit(1)
+            ctx.exit(exc.status if isinstance(exc, InterruptedRunError) else 1)
 
 
 def _message(exc: Exception, command: str | None) -> str:

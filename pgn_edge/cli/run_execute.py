@@ -169,7 +169,7 @@ def _until_interrupted(cameras: Sequence[Camera], stop: Stop) -> Iterator[None]:
 def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Handle Ctrl-C, SIGTERM and SIGHUP; the latter comes when a terminal or an SSH session closes.
 
-    A signal that is ignored from the start stays so, as `nohup` wants it.
+    SIGHUP stays ignored where it is from the start, as `nohup` wants it.
 
     Args:
         handler: Function that is called with the number of the signal.
@@ -180,7 +180,8 @@ def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
             leave_terminal()
         handler(number, frame)
 
-    asked = [number for number in ENDINGS if signal.getsignal(number) is not signal.SIG_IGN]
+    without_terminal = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    asked = [number for number in ENDINGS if number != signal.SIGHUP or not without_terminal]
     before = {number: signal.signal(number, handle) for number in asked}
     try:
         yield

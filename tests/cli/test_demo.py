@@ -48,12 +48,13 @@ def test_the_page_holds_every_number_and_escapes_what_it_is_told(samples: list[S
     bench = run_bench(tiny_pair.vit, task=tiny_pair.task, stock=tiny_pair.stock, options=BenchOptions(2, 1, (48, 64)))
     accuracy = {key: 0.101 + index / 100 for index, key in enumerate(NAMES)}
     results = {"accuracy": accuracy, "parity": list(bundle.parity), "certificate": dict(bundle.certificate)}
-    page = demo_html(results, trained, split.labels, samples, bench)
+    page = demo_html(results, trained, split.labels, samples, bench, b"clip")
     for key, value in accuracy.items():
         assert f"<td>{escape(NAMES[key])}</td><td>{value:.1%}</td>" in page
     for rung in bundle.parity:
         assert rung["rung"] in page
     assert page.count("<img") == 5
+    assert 'src="data:video/mp4;base64,Y2xpcA=="' in page
     assert "<script" not in page
     assert 'src="http' not in page
 

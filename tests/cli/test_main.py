@@ -11,13 +11,17 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from onnx import TensorProto, helper
 from PIL import Image
 
 from pgn_edge import __version__
+from pgn_edge.cli import cli
+from pgn_edge.errors import InterruptedRunError
 from pgn_edge.runtime import pairing
 from pgn_edge.runtime.chain import HostChain
 
@@ -246,3 +250,23 @@ def test_an_image_that_does_not_decode(refusal, tiny_pair, tmp_path: Path, data:
     (tmp_path / "bad.png").write_bytes(data)
     line = refusal("predict", tmp_path / "bad.png", "--vit", tiny_pair.vit, "--task", tiny_pair.task)
     assert "bad.png: expected an image" in line
+
+
+@pytest.mark.parametrize(("got", "status"), [("SIGINT after step 3", 130), ("SIGHUP after step 3", 129), ("a rock", 1)])
+def test_the_status_of_an_interrupted_run_names_its_signal(
+    monkeypatch: pytest.MonkeyPatch, got: str, status: int
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise InterruptedRunError("training", expected="to reach step 9", got=got, do="go on with --resume")
+
+    monkeypatch.setattr(cli, "commands", {"go": click.Command("go", callback=interrupted)})
+    assert CliRunner().invoke(cli, ["go"]).exit_code == status
+
+
+def test_ctrl_c_is_one_line_and_status_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "commands", {"go": click.Command("go", callback=interrupted)})
+    done = CliRunner().invoke(cli, ["go"])
+    assert (done.exit_code, done.stderr) == (130, "pgn-edge: interrupted\n")

@@ -174,7 +174,7 @@ main()
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 1)], ids=["a polite kill", "Ctrl-C"]
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["a polite kill", "Ctrl-C"]
 )
 def test_the_child_ends_with_its_parent_and_leaves_nothing(
     tiny_pair, tmp_path: Path, number: signal.Signals, status: int

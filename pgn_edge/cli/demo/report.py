@@ -52,6 +52,7 @@ def demo_html(
     answer: np.ndarray,
     samples: Sequence[Sample],
     bench: BenchReport,
+    clip: bytes,
 ) -> str:
     """The whole page.
 
@@ -61,6 +62,7 @@ def demo_html(
         answer: class index of each test image by the fp16 runtime.
         samples: frames to show.
         bench: for the latency histogram.
+        clip: Annotated video, VP9 in .mp4.
     """
     test = trained.data.test
     labels = trained.data.labels
@@ -80,6 +82,7 @@ def demo_html(
             html.heading("What the frozen engine sees"),
             html.picture(canvas_strip(samples), "Canvases of test frames: the image, and under it the prompt patches"),
             html.paragraph("Answer (truth) of each: " + ", ".join(f"{s.result.label} ({s.truth})" for s in samples)),
+            html.video(clip, "Every frame of a clip with its answer, as pgn-edge run --output writes it"),
             html.heading("Where it errs"),
             html.picture(render_png(_confusion(test.labels, answer, labels)), "Confusion matrix of the fp16 runtime"),
             html.heading("How it learned"),

@@ -110,7 +110,8 @@ def run_demo(folder: Path, epochs: int, seed: int, progress: Progress) -> dict[s
         "tax": {key: document[key] for key in ("adaptation_tax", "extra_token_ms", "bytes_per_frame")},
         "environment": document["environment"],
     }
-    write_text(folder / "report.html", demo_html(results, trained.pgn, answers["pgn_fp16"], samples, bench))
+    clip = (folder / "annotated.mp4").read_bytes()
+    write_text(folder / "report.html", demo_html(results, trained.pgn, answers["pgn_fp16"], samples, bench, clip))
     write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
     return results
 
