@@ -45,18 +45,25 @@ def predict(
     as_json, name, left_out = options.pop("as_json"), Path(task).stem, LeftOut(strict)
     with Runtime(vit, {name: task}, **options) as runtime:
         frames = _readable(images, white, left_out)
-        found = [(image, runtime.infer(name, frame_rgb[..., ::-1])) for image, frame_rgb in frames]
+        found, interrupted = [], False
+        try:
+            for image, frame_rgb in frames:
+                found.append((image, runtime.infer(name, frame_rgb[..., ::-1])))
+        except KeyboardInterrupt:  # the answers so far are printed
+            interrupted = True
     tell_left_out(left_out)
     if as_json:
         answers = [{"image": image, **result.to_json(top)} for image, result in found]
         print_json({"task": name, "images": answers, "left_out": left_out.to_json()})
-        return
-    rows = [
-        (image if rank == 0 else "", label, score)
-        for image, result in found
-        for rank, (label, score) in enumerate(_lines(result, top))
-    ]
-    print_table(f"Task {name}", ("image", "label", "probability"), rows)
+    elif found:
+        rows = [
+            (image if rank == 0 else "", label, score)
+            for image, result in found
+            for rank, (label, score) in enumerate(_lines(result, top))
+        ]
+        print_table(f"Task {name}", ("image", "label", "probability"), rows)
+    if interrupted:
+        raise KeyboardInterrupt
 
 
 def _readable(images: Sequence[str], white: int | None, left_out: LeftOut) -> Iterator[tuple[str, np.ndarray]]:

@@ -12,7 +12,9 @@ from pgn_edge.extras import cv2, import_opencv
 from pgn_edge.runtime.live.address import Address, live_address
 from pgn_edge.runtime.live.buffer import FrameBuffer
 from pgn_edge.runtime.live.options import Counters, LiveOptions
+from pgn_edge.runtime.live.remote_file import open_remote
 from pgn_edge.runtime.live.supervisor import Supervisor
+from pgn_edge.runtime.mp4 import shown_times
 from pgn_edge.runtime.sources import DEFAULT_FPS, HIGHEST_FPS, INDEXED_SUFFIXES, STATED_SUFFIXES, Frame, Missing
 
 CLOSE_S = 1.9
@@ -44,7 +46,8 @@ class LiveSource:
         if address.kind == "pipeline":
             _require_gstreamer(address)
         self.name = address.label
-        self._suffix = address.suffix
+        self._address = address
+        self._shown: int | None = None  # frames that a file shows by its own index, once that was asked for
         self._buffer = FrameBuffer()
         self._supervisor = Supervisor(address, options or LiveOptions(), self._buffer)
         self._thread = threading.Thread(target=self._supervisor.run, name=f"pgn-edge {self.name}", daemon=True)
@@ -59,8 +62,10 @@ class LiveSource:
     @property
     def count(self) -> int | None:
         """Number of frames of a file behind an address whose container states it; None of a camera."""
+        if self._shown is not None:
+            return self._shown or None
         count = self._supervisor.stream.count
-        return count if count and self._suffix in (*INDEXED_SUFFIXES, *STATED_SUFFIXES) else None
+        return count if count and self._address.suffix in (*INDEXED_SUFFIXES, *STATED_SUFFIXES) else None
 
     @property
     def missing(self) -> Missing:
@@ -68,6 +73,9 @@ class LiveSource:
         stream = self._supervisor.stream
         if stream.ended_after is None:
             return Missing()
+        if self._shown is None and self._address.suffix in INDEXED_SUFFIXES and stream.ended_after < stream.count:
+            # OpenCV counts the frames that a trimmed file holds, not those that it shows.
+            self._shown = _shown_frames(self._address)
         short = max((self.count or 0) - stream.ended_after - stream.damaged, 0)
         first = f"{self.name}#{stream.ended_after}" if short and not stream.damaged else ""
         return Missing(damaged=stream.damaged, cut_short=short, first=first)
@@ -121,6 +129,16 @@ class LiveSource:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _shown_frames(address: Address) -> int:
+    """Number of frames that a file behind an address shows; 0 where its server or its index does not say."""
+    try:
+        with open_remote(address.text) as file:
+            times_s = shown_times(file)
+    except OSError:
+        return 0
+    return 0 if times_s is None else len(times_s)
 
 
 def _require_gstreamer(address: Address) -> None:

@@ -496,3 +496,25 @@ def test_help(command: str) -> None:
     done = call(command, "--help")
     assert done.exit_code == 0
     assert "--vit" in done.stdout
+
+
+def test_ctrl_c_in_predict_prints_the_answers_so_far(
+    tiny_pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [tmp_path / f"{name}.png" for name in "abc"]
+    for image in images:
+        cv2.imwrite(str(image), np.zeros((48, 64, 3), np.uint8))
+    infer = Runtime.infer
+
+    def interrupted(runtime: Runtime, task: str, frame_bgr: np.ndarray) -> AnswerResult:
+        answered.append(task)
+        if len(answered) == 3:
+            raise KeyboardInterrupt
+        return infer(runtime, task, frame_bgr)
+
+    answered: list[str] = []
+    monkeypatch.setattr(Runtime, "infer", interrupted)
+    done = call("predict", *images, "--vit", tiny_pair.vit, "--task", tiny_pair.task, "--json")
+    assert done.exit_code == 130
+    assert [answer["image"] for answer in json.loads(done.stdout)["images"]] == [str(image) for image in images[:2]]
+    assert done.stderr.splitlines()[-1] == "pgn-edge: interrupted"

@@ -140,10 +140,16 @@ class HttpCamera:
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         data = self.files.get(request.path.partition("?")[0])
         if data is not None:
-            request.send_response(200)
-            request.send_header("Content-Length", str(len(data)))
+            first, _, last = request.headers.get("Range", "").removeprefix("bytes=").partition("-")
+            start = int(first or 0)
+            part = data[start : int(last or len(data)) + 1]
+            request.send_response(206 if first else 200)
+            request.send_header("Content-Length", str(len(part)))
+            request.send_header("Accept-Ranges", "bytes")
+            if first:
+                request.send_header("Content-Range", f"bytes {start}-{start + len(part) - 1}/{len(data)}")
             request.end_headers()
-            request.wfile.write(data)
+            request.wfile.write(part)
         elif request.path.startswith("/camera.mjpg"):
             request.send_response(200)
             request.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")

@@ -30,8 +30,8 @@ from live_cameras import (
 
 from pgn_edge.errors import DataError
 from pgn_edge.runtime.live import LiveOptions, LiveSource, Policy, child, grabber, source
-from pgn_edge.runtime.sources import Frame, open_source
-from tests.runtime.videos import damage
+from pgn_edge.runtime.sources import Frame, Missing, open_source
+from tests.runtime.videos import damage, trim, write_video
 
 FAKE = Path(__file__).with_name("fake_camera.py")
 
@@ -116,7 +116,7 @@ def test_a_file_behind_an_address_ends_and_loses_nothing(
         assert (live.missing.frames > 0) is missing
         assert len(frames) + live.missing.frames == 30
     assert [read_pattern(frame.image_bgr)[0] for frame in frames] == list(range(len(frames)))
-    assert frames[3].name == f"{http.root}/clip.avi?***#3"
+    assert frames[3].name == f"{http.root}/clip.avi?token=***#3"
 
 
 def test_a_file_behind_an_address_has_media_time_however_slowly_it_is_read(http: HttpCamera, tmp_path: Path) -> None:
@@ -137,6 +137,19 @@ def test_a_damaged_packet_of_a_file_behind_an_address_costs_one_frame(http: Http
     assert [frame.sequence for frame in frames] == others
     assert [frame.dropped for frame in frames] == [0] * 29
     assert (live.missing.damaged, live.missing.cut_short) == (1, 0)
+
+
+def test_a_trimmed_file_behind_an_address_misses_nothing(http: HttpCamera, tmp_path: Path) -> None:
+    path = trim(write_video(tmp_path / "clip.mp4", 60, "mp4v"), 1.0, 3.0)
+    http.files["/clip.mp4"] = path.read_bytes()
+    http.files["/damaged.mp4"] = damage(path, 20, packets=3).read_bytes()
+    with open_source(f"{http.root.replace('//', '//user:secret@')}/clip.mp4") as live:
+        frames = list(live)
+        assert (len(frames), live.missing, live.count) == (30, Missing(), 30)
+    with open_source(f"{http.root}/damaged.mp4") as live:
+        frames = list(live)
+        assert len(frames) < 30
+        assert len(frames) + live.missing.frames == live.count == 30
 
 
 def test_a_file_behind_an_address_that_yields_no_frame_is_an_error(http: HttpCamera, tmp_path: Path) -> None:
