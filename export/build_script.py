@@ -30,7 +30,8 @@ refuse() {{
 
 # What must be installed.
 command -v "$python" >/dev/null || refuse "no $python; install Python 3.10 or later, or name one with PYTHON"
-"$python" -c 'import pgn_edge' || refuse "pgn-edge is missing; run: $python -m pip install pgn-edge"
+"$python" -c 'import pgn_edge' || refuse "pgn-edge is missing; run: $python -m pip install '.[compile]', in its source"
+"$python" -c 'import click, rich' || refuse "click is missing; run: $python -m pip install click rich"
 "$python" -c 'import onnx' || refuse "onnx is missing; run: $python -m pip install onnx"
 "$python" -c 'import {module}' || refuse "{module} is missing; {install}"
 
@@ -62,9 +63,9 @@ def write_build_script(source: str | Path, script: str | Path, plan: str | Path,
         "tensorrt": (
             "tensorrt",
             "on a Jetson run: sudo apt-get install python3-libnvinfer, and make the venv with --system-site-packages; "
-            "elsewhere run: $python -m pip install 'pgn-edge[tensorrt]'",
+            "elsewhere run: $python -m pip install tensorrt",
         ),
-        "tensorrt-rtx": ("tensorrt_rtx", "run: $python -m pip install 'pgn-edge[rtx]'"),
+        "tensorrt-rtx": ("tensorrt_rtx", "run: $python -m pip install tensorrt-rtx"),
     }[options.backend]
     try:
         digest = sha256_file(source)

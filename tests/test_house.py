@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import email
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -52,18 +55,30 @@ def test_every_package_is_a_package():
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy of the tree, so that nothing is left in it and nothing old is picked up."""
-    pytest.importorskip("setuptools", reason="builds the wheel; isolation would need a network")
-    tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("wheel")
-    for folder in ROOMS:
-        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tree)
-    options = ("--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check")
-    child = run(sys.executable, "-m", "pip", "wheel", *options, "--wheel-dir", out, tree)
-    assert child.returncode == 0, child.stderr
-    (path,) = out.glob("*.whl")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the source archive, made from a copy of the tree, and of the wheel, made from that archive."""
+    for package in ("setuptools", "build", "twine"):
+        pytest.importorskip(package, reason="builds the packages; isolation would need a network")
+    tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("packages")
+    for name in tracked():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tree / name)
+    child = run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, tree, cwd=out)
+    assert child.returncode == 0, child.stdout[-3000:] + child.stderr[-3000:]
+    return out
+
+
+def tracked() -> list[str]:
+    """Files of the repository; those that are new and not ignored belong to it as well."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("git says which files belong to the repository")
+    names = run("git", "ls-files", "--cached", "--others", "--exclude-standard").stdout.splitlines()
+    return [name for name in names if (ROOT / name).is_file()]
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    (path,) = built.glob("*.whl")
     return path
 
 
@@ -91,6 +106,42 @@ def test_the_wheel_holds_the_data_too(wheel: Path):
     assert (len(labels), len(page)) == (12, 6)
     assert names >= weights | labels | page | {"pgn_edge/py.typed"}
     assert [name for name in names if name.endswith("licenses/LICENSE")]
+
+
+def test_the_source_archive_is_the_whole_repository(built: Path):
+    (path,) = built.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert set(tracked()) - names == set()
+    strangers = {name for name in names if "__pycache__" in name or name.endswith((".pyc", ".so"))}
+    assert strangers == set()
+
+
+def test_the_package_page_is_accepted_and_has_no_link_into_the_repository(built: Path, wheel: Path):
+    child = run(sys.executable, "-m", "twine", "check", "--strict", *sorted(built.iterdir()), cwd=built)
+    assert child.returncode == 0, child.stdout
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith("dist-info/METADATA")]
+        about = email.message_from_bytes(archive.read(name))
+    links = re.findall(r"\]\(([^)]*)\)", str(about.get_payload()))
+    assert links
+    assert [link for link in links if not link.startswith("https://")] == []
+    assert "Programming Language :: Python :: 3.10" in about.get_all("Classifier", [])
+    assert [url for url in about.get_all("Project-URL", []) if "arxiv.org" in url]
+
+
+def test_the_core_requires_no_opencv_and_no_command_line(wheel: Path):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith("dist-info/METADATA")]
+        lines = email.message_from_bytes(archive.read(name)).get_all("Requires-Dist", [])
+    core = {re.split(r"[^\w-]", line)[0] for line in lines if "extra ==" not in line}
+    assert core <= {"numpy", "Pillow", "msgspec"}
+
+
+def test_no_page_promises_a_package_that_an_index_does_not_have():
+    pages = [name for name in tracked() if name.endswith((".md", ".sh", ".Dockerfile"))]
+    promise = re.compile(r"pip install (?:-\S+ )*'?pgn-edge")
+    assert [name for name in pages if name != "CHANGELOG.md" and promise.search((ROOT / name).read_text())] == []
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pgn_edge.errors import EngineError
+from pgn_edge.errors import EngineError, install_line
 from pgn_edge.extras import import_onnxruntime
 from pgn_edge.runtime.deadline import RunLimit
 from pgn_edge.runtime.engines.base import Provider, TensorSpec, check_binding, check_feeds
@@ -212,7 +212,7 @@ def require_provider(provider: Provider, name: str) -> ModuleType:
             name,
             expected=f"ONNX Runtime with {PROVIDERS[provider]}",
             got=f"only {', '.join(available)}",
-            do="pip uninstall onnxruntime, then pip install 'pgn-edge[gpu]'; or choose another provider",
+            do=f"pip uninstall onnxruntime, then {install_line('gpu')}; or choose another provider",
         )
     return runtime
 

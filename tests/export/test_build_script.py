@@ -96,9 +96,10 @@ def test_another_file_is_not_compiled(script: Path):
 @pytest.mark.parametrize(
     ("module", "says"),
     [
-        pytest.param("pgn_edge", "-m pip install pgn-edge", id="pgn-edge"),
+        pytest.param("pgn_edge", "-m pip install '.[compile]', in its source", id="pgn-edge"),
+        pytest.param("click", "-m pip install click rich", id="the command line"),
         pytest.param("onnx", "-m pip install onnx", id="onnx"),
-        pytest.param("tensorrt_rtx", "-m pip install 'pgn-edge[rtx]'", id="the backend"),
+        pytest.param("tensorrt_rtx", "-m pip install tensorrt-rtx", id="the backend"),
     ],
 )
 def test_what_is_missing_is_named(script: Path, module: str, says: str):
