@@ -40,7 +40,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     temporary, handle = final, -1
     try:
         before = _regular(final)
-        _remove_leftovers(final)
+        remove_leftovers(final)
         temporary, handle = _claim(final, lambda name: os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
         if before is not None:
             os.fchmod(handle, stat.S_IMODE(before.st_mode) & 0o600)  # nobody else reads a private file on its way
@@ -84,7 +84,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     parents = [parent for parent in final.parents if not parent.exists()]
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(final)
+        remove_leftovers(final)
         made, handle = _claim(final, _make_folder)
         old = made.with_name(f"{made.name}{ASIDE}")
         yield made
@@ -173,9 +173,15 @@ def _is_at(name: Path, handle: int) -> bool:
         return False
 
 
-def _remove_leftovers(final: Path) -> None:
-    """Remove temporary names of `final` whose writers were killed; a living writer holds a lock on its own."""
-    ours = re.compile(rf"\.{re.escape(final.stem[:SHOWN])}\.{MARK}[0-9a-f]{{8}}{re.escape(final.suffix)}({ASIDE})?")
+def remove_leftovers(final: Path, more: str = "") -> None:
+    """Remove temporary names of a file whose writers were killed; a living writer holds a lock on its own.
+
+    Args:
+        final: Path of the file.
+        more: Regular expression for what the names of its kind have after the stem of `final`; empty for its own name.
+    """
+    stem = re.escape(final.stem[:SHOWN]) + more
+    ours = re.compile(rf"\.{stem}\.{MARK}[0-9a-f]{{8}}{re.escape(final.suffix)}({ASIDE})?")
     with os.scandir(final.parent) as entries:
         names = [Path(entry.path) for entry in entries if ours.fullmatch(entry.name)]
     for name in names:

@@ -58,7 +58,8 @@ def _shown_times(moov: memoryview) -> np.ndarray:
     shown = np.concatenate(parts)
     if not len(shown):
         raise _UnusableError("no frame is shown")
-    return (shown - shown[0]) / scale
+    seconds: np.ndarray = (shown - shown[0]) / scale
+    return seconds
 
 
 def _composition_times(tables: dict[str, list[memoryview]]) -> np.ndarray:
@@ -73,7 +74,8 @@ def _composition_times(tables: dict[str, list[memoryview]]) -> np.ndarray:
     offsets = _runs(_one(tables, "ctts"), "i4")
     if len(offsets) != len(decoded):
         raise _UnusableError("tables of different lengths")
-    return decoded + offsets
+    composed: np.ndarray = decoded + offsets
+    return composed
 
 
 def _runs(table: memoryview, kind: str) -> np.ndarray:

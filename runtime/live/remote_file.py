@@ -18,7 +18,7 @@ TIMEOUT_S = 5.0
 class _NoRedirect(HTTPRedirectHandler):
     """The user and the password are for one server."""
 
-    def redirect_request(self, *_: object) -> None:  # type: ignore[override]
+    def redirect_request(self, *_: object) -> None:
         return None
 
 

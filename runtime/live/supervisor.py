@@ -194,7 +194,8 @@ class Connection:
             if event is None:
                 return Loss("errors", f"the grabber died: {redact(self._grabber.last_words())}")
             if event[0] == "ended":
-                return self._ended(*event[1:])
+                self._ended(*event[1:])
+                return None
             loss = self._handlers[event[0]](*event[1:])
             if loss is not None:
                 return loss

@@ -15,6 +15,7 @@ import numpy as np
 
 from pgn_edge.contract import EngineFacts
 from pgn_edge.errors import OutputError
+from pgn_edge.files import remove_leftovers
 from pgn_edge.runtime.annotate import annotate, fit_into, silent
 from pgn_edge.runtime.result import Result
 from pgn_edge.runtime.sinks.base import Counts, OnError, Tally, check_on_error
@@ -26,6 +27,7 @@ FASTEST = 120.0  # frames per second; a file that states more states the unit of
 MOST_GAP_S, MOST_LIVE_GAP_S = 600.0, 10.0
 TICK_S = 0.5
 MOST_PATHS = 1000
+STAMP = r"-\d{8}T\d{6}Z(-\d+)?"  # what `_unused` adds to the stem
 OUTAGE_S = 5.0  # without a frame, after which the video goes on without one
 
 
@@ -97,6 +99,7 @@ class VideoSink:
     def __enter__(self) -> VideoSink:
         self._segment = self._open()
         if self._segment_s is not None:
+            remove_leftovers(self._path, STAMP)
             ticker = threading.Thread(target=self._tick, name="pgn-edge video", daemon=True)
             ticker.start()
             self._stack.callback(ticker.join)

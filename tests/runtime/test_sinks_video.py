@@ -163,6 +163,9 @@ def test_a_recording_survives_the_kill_of_its_process(tmp_path: Path, name: str)
     assert path in segments
     # Of 7.6 s in segments of 2 s, the last one is lost.
     assert [seconds_of(segment) for segment in segments] == pytest.approx([2.0] * 3, abs=0.2)
+    record(VideoSink(path, FACTS, FPS, segment_s=2.0), [time.monotonic()])
+    left = [file for file in tmp_path.iterdir() if file.name.startswith(".")]
+    assert left == [], "the next recording removes what the killed one left"
 
 
 PLAY = """
