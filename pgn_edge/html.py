@@ -3,28 +3,51 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from html import escape
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 64rem; padding: 0 1rem; color: #1b1f24; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; margin: .8rem 0; }
-th, td { padding: .3rem .8rem; border-bottom: 1px solid #d9dee3; text-align: right; }
-th:first-child, td:first-child { text-align: left; }
-th { background: #f3f5f7; font-weight: 600; }
-img, video { max-width: 100%; image-rendering: auto; } img.pixels { image-rendering: pixelated; }
-.gallery { display: flex; flex-wrap: wrap; gap: .8rem; } .gallery figure { width: 9rem; overflow-wrap: anywhere; }
-figure { margin: .8rem 0; } figcaption, .note { color: #57606a; font-size: .9rem; }
-code { background: #f3f5f7; padding: .1rem .3rem; border-radius: 3px; }
+HEAD = """
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
 """
+STYLE = """
+:root { color-scheme: light dark; --ground: #fff; --text: #1b1f24; --muted: #57606a; --line: #d9dee3; --soft: #f3f5f7; }
+@media (prefers-color-scheme: dark) {
+  :root { --ground: #14171b; --text: #e6e9ec; --muted: #98a3af; --line: #333a42; --soft: #1f242a; }
+}
+* { box-sizing: border-box; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 64rem; padding: 0 1rem;
+  background: var(--ground); color: var(--text); overflow-wrap: break-word; }
+h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
+.scroll { overflow-x: auto; margin: .8rem 0; }
+table { border-collapse: collapse; }
+th, td { padding: .3rem .8rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top;
+  overflow-wrap: normal; }
+th { background: var(--soft); font-weight: 600; }
+.t { min-width: 16rem; }
+.n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+img, video { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
+img.pixels { image-rendering: pixelated; }
+.gallery { display: flex; flex-wrap: wrap; gap: .8rem; } .gallery figure { width: 9rem; overflow-wrap: anywhere; }
+figure { margin: .8rem 0; } figcaption, .note { color: var(--muted); font-size: .9rem; }
+code { background: var(--soft); padding: .1rem .3rem; border-radius: 3px; }
+@media (max-width: 40rem) {
+  body { margin: 1rem auto; } th, td { padding: .25rem .5rem; } .gallery figure { width: calc(50% - .4rem); }
+}
+"""
+LONG = 60  # characters of a cell that gets room for whole lines
+DASHES = "-\u2212\u2013\u2014"  # hyphen, minus, en and em dash
+# A number as reports write it: 12, -0.5, 93.4 %, 5.0 ± 0.2, 3 of 32, 1.2e-05, [0.91, 0.94], <1, or a dash for none.
+NUMBER = re.compile(rf"[{DASHES}+±~<>≤≥\[(]*\s*\d[\d.,]*(?:e[-+]?\d+)?(?:\W.*)?|[{DASHES}]")
 
 
 def page(title: str, parts: Sequence[str]) -> str:
     """A whole page; `parts` are HTML made by the functions below."""
     body = "\n".join(parts)
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<!doctype html>\n<html lang="en"><head>{HEAD}<title>{escape(title)}</title>'
         f"<style>{STYLE}</style></head>\n<body><h1>{escape(title)}</h1>\n{body}\n</body></html>\n"
     )
 
@@ -40,10 +63,48 @@ def paragraph(text: str) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of plain text; the first column reads from the left."""
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    lines = ["<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows]
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    """A table of plain text that scrolls in its own box if it is wider than the page.
+
+    Columns of numbers stand to the right, and all others and the first one to the left.
+
+    Args:
+        header: Names of the columns.
+        rows: Cells, as many in each row as the header has.
+    """
+    columns = list(zip(*rows, strict=True))
+    numbers = [bool(at) and _is_numbers(cells) for at, cells in enumerate(columns)] or [False] * len(header)
+    head = "".join(_cell("th", text, number) for text, number in zip(header, numbers, strict=True))
+    lines = []
+    for row in rows:
+        cells = zip(row, numbers, strict=True)
+        lines.append("".join(_cell("td", text, number and _is_number(text)) for text, number in cells))
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def word(value: object) -> str:
+    """A value of a report for people to read: yes, no, not measured, a number of four digits, or the text itself."""
+    if value is None:
+        return "not measured"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _cell(kind: str, text: str, is_number: bool) -> str:
+    name = "n" if is_number else "t" if len(text) > LONG else ""
+    mark = f' class="{name}"' if name else ""
+    return f"<{kind}{mark}>{escape(text)}</{kind}>"
+
+
+def _is_numbers(cells: Sequence[str]) -> bool:
+    """Whether a column holds numbers, apart from a remark here and there."""
+    said = [cell for cell in cells if cell.strip()]
+    return 2 * sum(map(_is_number, said)) > len(said)
+
+
+def _is_number(text: str) -> bool:
+    return NUMBER.fullmatch(text.strip()) is not None
 
 
 def picture(png: bytes, caption: str, *, width: int | None = None, pixels: bool = False) -> str:

@@ -68,7 +68,7 @@ def test_every_output_holds_the_same_samples(call, tiny_pair, tmp_path: Path):
     assert totals == document["samples_ms"]["chain.total"]
     p50 = f"{document['stats_ms']['chain.total']['p50']:.3f}"
     assert f"| {p50} |" in outputs["markdown"].read_text()
-    assert f"<td>{p50}</td>" in outputs["html"].read_text()
+    assert f'<td class="n">{p50}</td>' in outputs["html"].read_text()
     for path in outputs.values():
         assert str(path) in done.stdout
 

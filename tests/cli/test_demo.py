@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,13 @@ def test_the_page_holds_every_number_and_escapes_what_it_is_told(samples: list[S
     results = {"accuracy": accuracy, "parity": list(bundle.parity), "certificate": dict(bundle.certificate)}
     page = demo_html(results, trained, split.labels, samples, bench, b"clip")
     for key, value in accuracy.items():
-        assert f"<td>{escape(NAMES[key])}</td><td>{value:.1%}</td>" in page
+        assert f'<td>{escape(NAMES[key])}</td><td class="n">{value:.1%}</td>' in page
     for rung in bundle.parity:
         assert rung["rung"] in page
+    certificate = page.partition("Certificate of the inversion")[2].partition("</table>")[0]
+    said = dict(re.findall(r"<td>([^<]*)</td><td[^>]*>([^<]*)</td>", certificate))
+    assert (said["fp16 overflow"], said["ridge"], said["width"]) == ("no", "none", "128"), said
+    assert not {"None", "True", "False"} & set(re.findall(r"\w+", certificate))
     assert page.count("<img") == 5
     assert 'src="data:video/mp4;base64,Y2xpcA=="' in page
     assert "<script" not in page

@@ -145,7 +145,7 @@ def test_the_page_is_whole(call, tiny_pair, tiny_checkpoint: Path, class_folder:
     assert text.count("<img") - text.count('width="128"') == 4, "plots, without the gallery of errors"
     assert re.search(r'(src|href)="(?!data:)', text) is None
     (torch, _) = json.loads(numbers.read_text())["subjects"]
-    assert f"<td>{torch['top1']:.2%}</td>" in text
+    assert f'<td class="n">{torch["top1"]:.2%}</td>' in text
 
 
 def test_classes_in_another_order_are_the_same_classes(

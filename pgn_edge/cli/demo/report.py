@@ -28,6 +28,7 @@ INTRODUCTION = (
     "The embedded ViT knows printed characters only. A PGN looks at each image and adds prompt patches under it; the "
     "two together read handwriting, and the ViT itself is never touched."
 )
+ABSENT = {"ridge": "none", "condition": "infinite", "proof": "none"}  # of the certificate, where it holds no value
 COLOURS = {"before": "#9aa5b1", "after": "#1f6feb"}
 
 
@@ -71,7 +72,7 @@ def demo_html(
         (r["rung"], f"{r['max_abs']:.2e}", f"{r['cosine']:.6f}", f"{r['top1_flips']} of {r['frames']}", _word(r))
         for r in results["parity"]
     ]
-    certificate = [(key, _number(value)) for key, value in results["certificate"].items()]
+    certificate = [(key.replace("_", " "), _stated(key, value)) for key, value in results["certificate"].items()]
     return html.page(
         "pgn-edge demo: a frozen ViT learns handwriting by its input alone",
         [
@@ -153,9 +154,10 @@ def _figure(width: float, height: float) -> tuple[Figure, Any]:
     return figure, figure.subplots()
 
 
+def _stated(key: str, value: Any) -> str:
+    """A value of the certificate in words."""
+    return ABSENT[key] if key in ABSENT and value in (None, "") else html.word(value)
+
+
 def _word(rung: Mapping[str, Any]) -> str:
     return "passed" if rung["passed"] else "FAILED"
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
