@@ -53,7 +53,7 @@ def read_16_bits(image: Image.Image, source: BinaryIO, white: int | None) -> np.
         if opened.states_white:
             white = FULL_WHITE
         _require_white(bands_u16[..., :3].max(axis=2), white)
-        image.paste(Image.fromarray(_scale(bands_u16, white), image.mode))
+        image.paste(Image.fromarray(_scale(bands_u16, white)))
     return None
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pgn_edge.damage import find_damage
 from pgn_edge.depth import FULL_WHITE, UnstatedWhiteError, read_16_bits
@@ -73,6 +73,8 @@ def read_image(path: str | Path, white: int | None = None) -> np.ndarray:
         raise
     except FileNotFoundError as exc:
         raise DataError(str(path), expected="an image", got="no such file", do="check the path") from exc
+    except UnidentifiedImageError as exc:  # its text names an object in memory
+        raise _undecodable(path, "another kind of file") from exc
     except Exception as exc:  # damage makes Pillow's plugins raise errors of any kind
         raise _undecodable(path, str(exc) or type(exc).__name__) from exc
 
