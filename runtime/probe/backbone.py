@@ -48,5 +48,8 @@ def backbone(best: Trial, known: Known, eight_bit: bool) -> Finding:
 
 def another_width(known: Known, exc: EngineError) -> Finding:
     """Verdict on answers of another width: they cannot be compared, which denies nothing."""
-    why = "a ViT without its projection is the same backbone with another width; name the right output with --output"
+    why = (
+        "a ViT without its projection is the same backbone with another width; name the right output with --output, or "
+        "with `answer` in the .toml of a service"
+    )
     return unknown(BACKBONE, f"{known.source} ({known.backbone}): {exc.got}: {why}")
