@@ -193,8 +193,8 @@ def test_a_service_that_cannot_be_an_engine(
 
 
 def test_null_is_a_degraded_frame(tower_server: EmbeddingServer, files: Path, frames: np.ndarray):
-    key, golden = "null-frame", len(read_bundle(files / "task.pgn").golden.images)
-    service = config(files, tower_server.url(key=key, fault="null", after=golden))
+    proof = len(read_bundle(files / "task.pgn").golden.images) + 1  # and a frame of another size
+    service = config(files, tower_server.url(key="null-frame", fault="null", after=proof))
     with Runtime(service, {"task": files / "task.pgn"}) as runtime:
         result = runtime.infer("task", frames[0])
         assert (result.label, result.degraded) == ("", "embedding")
