@@ -98,7 +98,8 @@ def train_task(
     require_writable(path)
     accelerator = make_accelerator(schedule.precision, execution)
     left_out = LeftOut(execution.strict)
-    model, data, preprocess = _prepare(config, schedule.seed, Reading(left_out, config.white, progress))
+    listing = progress if accelerator.is_main_process else silent
+    model, data, preprocess = _prepare(config, schedule.seed, Reading(left_out, config.white, listing))
     files = _Files(path, config, schedule, data, preprocess, left_out)
     if not resume and accelerator.is_main_process:
         files.forget()

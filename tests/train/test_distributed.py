@@ -93,7 +93,8 @@ def test_the_command_prints_and_writes_once(bar_folder: Path, tmp_path: Path):
     done = launch("-m", "pgn_edge", *options, "-o", tmp_path / "two.pt")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["path"] == str(tmp_path / "two.pt")
-    assert done.stderr.count("warm start") <= 1
+    assert done.stderr.count("warm start: 1 of") == 1
+    assert done.stderr.count("a fifth of each class is the test split") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"two.pt", "two.resume.pt"}
 
     alone = CliRunner().invoke(cli, [*map(str, options), "-o", str(tmp_path / "one.pt")])
