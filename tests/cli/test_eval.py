@@ -186,6 +186,19 @@ def test_images_that_cannot_be_read_are_left_out_and_said(
     assert "left out: 1 image that cannot be read (" in printed
 
 
+def test_a_class_none_of_whose_images_can_be_read_is_counted(
+    call, tiny_checkpoint: Path, class_folder: Path, use_tiny_backbone, tmp_path: Path
+):
+    shutil.copytree(class_folder, tmp_path / "data")
+    for path in (tmp_path / "data" / "1").iterdir():
+        path.write_bytes(b"")
+    done = call("eval", tiny_checkpoint, "--data", tmp_path / "data", "--json", "-")
+    assert done.exit_code == 0, done.output
+    left_out = json.loads(done.stdout)["left_out"]
+    assert left_out["class_without_readable_image"] == {"count": 1, "first": "1"}
+    assert "1 class without a readable image (1)" in done.stderr
+
+
 def test_all_images_of_a_folder_are_judged_where_all_are_asked_for(
     call, tiny_checkpoint: Path, class_folder: Path, use_tiny_backbone
 ):

@@ -104,6 +104,7 @@ def gather(
     if not found:
         raise unreadable(left_out)
     whole = {name: np.concatenate([batch[name] for batch in found]) for name in found[0]}
+    data.count_empty(samples, whole["labels"], left_out)
     return Features(
         data=data,
         labels=whole["labels"],

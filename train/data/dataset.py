@@ -102,6 +102,21 @@ class DataSet:
                 do="train on another data set, and use this one with pgn-edge eval",
             )
 
+    def count_empty(self, samples: Samples, seen: np.ndarray, left_out: LeftOut) -> None:
+        """Count the classes that have images of which none could be read.
+
+        Args:
+            samples: Images that were tried.
+            seen: (m,) int64 classes of those that could be read.
+            left_out: Account that the classes are added to.
+
+        Raises:
+            DataError: there is such a class and the account is strict.
+        """
+        there, found = (np.bincount(labels, minlength=len(self.labels)) for labels in (samples.labels, seen))
+        for label in np.flatnonzero((there > 0) & (found == 0)):
+            left_out.add(self.labels[label], Reason.EMPTY_CLASS)
+
     def require_readable(self, left_out: LeftOut) -> None:
         """Refuse a class none of whose training images can be read, before any time is spent on training.
 

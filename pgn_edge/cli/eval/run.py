@@ -11,7 +11,7 @@ import numpy as np
 
 from pgn_edge import __version__
 from pgn_edge.cli.eval.subjects import answer, open_subjects
-from pgn_edge.left_out import LeftOut, Reason
+from pgn_edge.left_out import LeftOut
 from pgn_edge.progress import Progress, silent
 from pgn_edge.runtime.environment import describe_environment
 from pgn_edge.train.analysis.features import choose
@@ -136,19 +136,10 @@ def evaluate(
             flips = compare(judged[0].answers, answers, samples.labels) if judged else None
             metrics = measure(answers, samples.labels)
             routing = route(answers, samples.labels, subject.labels, names)
-            _count_empty(data, samples, answers.read, left_out)
+            data.count_empty(samples, samples.labels[answers.read], left_out)
             classes = len(subject.labels)
             judged.append(Judged(subject.path, subject.where, classes, answers, metrics, flips, routing))
     return EvalReport(question, data, samples, tuple(judged), left_out)
-
-
-def _count_empty(data: DataSet, samples: Samples, read: np.ndarray, left_out: LeftOut) -> None:
-    """Count the classes that have images of which none could be read."""
-    classes = len(data.labels)
-    there = np.bincount(samples.labels, minlength=classes)
-    seen = np.bincount(samples.labels[read], minlength=classes)
-    for label in np.flatnonzero((there > 0) & (seen == 0)):
-        left_out.add(data.labels[label], Reason.EMPTY_CLASS)
 
 
 def document(report: EvalReport) -> dict[str, Any]:
