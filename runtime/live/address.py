@@ -51,7 +51,7 @@ def live_address(source: str) -> Address | None:
         source: number of a camera, /dev/videoN, an address, or a GStreamer pipeline that ends in an appsink.
 
     Raises:
-        DataError: an address of another scheme, or a pipeline without an appsink.
+        DataError: an address of another scheme or one that cannot be read, or a pipeline without an appsink.
     """
     keep_address_secrets(source)
     if (source.isascii() and source.isdigit()) or source.startswith("/dev/video"):
@@ -75,4 +75,9 @@ def live_address(source: str) -> Address | None:
             got=f"{scheme}://",
             do="give a path for a file, or read other streams with a GStreamer pipeline",
         )
+    try:
+        _ = urlsplit(source).port
+    except ValueError as exc:
+        expected, do = f"an address such as {scheme}://host:554/path", "check brackets, colons and the port in it"
+        raise DataError(f"{scheme}:// address", expected=expected, got="one that cannot be read", do=do) from exc
     return Address("stream", source)
