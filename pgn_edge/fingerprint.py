@@ -32,7 +32,7 @@ def weights_sha256(tensors: Mapping[str, np.ndarray]) -> str:
     for name in sorted(tensors):
         data = np.ascontiguousarray(tensors[name], dtype="<f4")
         digest.update(f"{name} {data.shape}\n".encode())
-        digest.update(data)
+        digest.update(data.data)
     return digest.hexdigest()
 
 

@@ -40,7 +40,9 @@ _ASSIGNED = re.compile(rf"({_KEY_NAME}\\?[\"']?\s?(?:=|{PERCENT}3[dD])\s?){_VALU
 _QUOTED_KEY = re.compile(rf"(([\"']){_KEY_NAME}\2\s*:\s*){_VALUE}", re.IGNORECASE)
 _HEADER = re.compile(r"(authorization\s*:\s*)[^\r\n]+|\b((?:bearer|basic)\s+)(?=\S*[\d=])[\w.~+/=-]{8,}", re.I)
 # Where the scheme was forgotten or mistyped: admin:password@10.0.0.2/stream, rtsp:/admin:password@10.0.0.2.
-_BARE_USER = re.compile(r"(?<![^\s'\"(=])[^\s:@'\"=(]+:(?!//)[^\s@]*@(?=[\w\[])")
+# A backbone with its image size looks the same, timm:test_vit@224, but what follows its @ is no host.
+_BACKBONE = r"(?:open_clip|timm|torchvision|dino):[\w./-]*@\d{1,4}(?!\w|\.\w|:\d|-\w)"
+_BARE_USER = re.compile(rf"(?<![^\s'\"(=])(?!{_BACKBONE})[^\s:@'\"=(]+:(?!//)[^\s@]*@(?=[\w\[])")
 
 
 _REGISTRY = Registry()

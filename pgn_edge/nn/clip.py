@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pgn_edge.errors import DataError, MissingExtraError
 from pgn_edge.heads import Head
-from pgn_edge.nn.attention import Block, stack
+from pgn_edge.nn.clip_body import ClipBody
 from pgn_edge.nn.clip_tags import choose
 from pgn_edge.nn.layouts import CLIP_TOWER, HUGGING_FACE_CLIP, OPEN_CLIP, from_hugging_face_clip, under_prefix
 from pgn_edge.nn.timm_vit import freeze_timm, require_vit
@@ -23,7 +23,6 @@ from pgn_edge.nn.weights import (
     HUB,
     downloading,
     fill,
-    linear_of,
     mapped,
     refuse_part,
     require_bytes,
@@ -216,48 +215,6 @@ def _require_tower(name: str, model: Any, image_hw: tuple[int, int] | None = Non
             refuse_part(name, "the blocks of the image tower", "ResidualAttentionBlock", type(block).__name__)
     require_patches(name, visual.conv1)
     require_size(name, image_hw or tuple(visual.image_size), visual.conv1.stride[0])
-
-
-class ClipBlock(Block):
-    """One of open_clip's residual blocks."""
-
-    def __init__(self, block: Any) -> None:
-        super().__init__()
-        attention: nn.MultiheadAttention = block.attn
-        self.heads = attention.num_heads
-        self.norm_1, self.norm_2 = block.ln_1, block.ln_2
-        self.scale_1, self.scale_2 = block.ls_1, block.ls_2
-        self.qkv = linear_of(attention.in_proj_weight, attention.in_proj_bias)
-        self.out = attention.out_proj
-        self.mlp = block.mlp
-
-
-class ClipBody(nn.Module):
-    """Pre-norm, transformer, pooling, post-norm, projection: open_clip's tower after its position table.
-
-    Average pooling takes every token but the class token, prompts included: that is what the stock model does when it
-    is given the taller canvas. So its last block stays whole.
-    """
-
-    def __init__(self, visual: Any) -> None:
-        super().__init__()
-        self.average, self.norm_last = visual.pool_type == "avg", visual.final_ln_after_pool
-        self.pre_norm = visual.ln_pre
-        self.blocks = stack([ClipBlock(block) for block in visual.transformer.resblocks], not self.average)
-        self.post_norm = visual.ln_post
-        self.project = visual.proj
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, 1 + n, d) -> (B, D)."""
-        x = self.blocks(self.pre_norm(tokens))
-        if not self.average:  # one token, so it does not matter which comes first
-            pooled = self.post_norm(x[:, 0])
-        elif self.norm_last:
-            pooled = self.post_norm(x[:, 1:].mean(dim=1))
-        else:
-            pooled = self.post_norm(x[:, 1:]).mean(dim=1)
-        embedding: Tensor = pooled if self.project is None else pooled @ self.project
-        return embedding
 
 
 class NoText(ZeroShot):

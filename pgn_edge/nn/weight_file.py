@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -183,7 +184,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> Any:
     try:
-        return load_tensors(path)
+        # timm and Lightning keep a training's options beside the weights; a Namespace is attributes and nothing else.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return load_tensors(path)
     except CheckpointError as exc:
         # Its advice is for checkpoints of our own training.
         _refuse_file(path, exc.expected.replace("a checkpoint", "a file of weights"), exc.got, exc)

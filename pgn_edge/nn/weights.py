@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -143,14 +144,21 @@ def _answers(address: str) -> bool:
         address = constants.ENDPOINT
         if constants.HF_HUB_OFFLINE:
             return False
+    answered = threading.Event()
+    # In a thread, since no timeout ends a look-up of the server's name.
+    threading.Thread(target=_ask, args=(address, answered), daemon=True).start()
+    return answered.wait(ANSWER_S)
+
+
+def _ask(address: str, answered: threading.Event) -> None:
     request = urllib.request.Request(address, method="HEAD")  # noqa: S310  # the addresses are constants of libraries
     try:
         with urllib.request.urlopen(request, timeout=ANSWER_S):  # noqa: S310
-            return True
+            answered.set()
     except urllib.error.HTTPError:
-        return True
+        answered.set()
     except (OSError, ValueError):
-        return False
+        return
 
 
 @contextmanager

@@ -169,3 +169,13 @@ def test_names_keep_their_numbers_and_files_keep_their_names() -> None:
 def test_a_short_secret_does_not_eat_words() -> None:
     keep_secret("door", "cat")
     assert redact("the doors, a door and the cat") == "the doors, a *** and the cat"
+
+
+@pytest.mark.parametrize("text", ["timm:test_vit@224: expected", "try open_clip:ViT-B-32/openai@336.", "dino:vit@96"])
+def test_a_backbone_with_its_image_size_is_no_address(text: str):
+    assert redact(text) == text
+
+
+@pytest.mark.parametrize("text", ["timm:secret@10.0.0.2/x", "open_clip:secret@224.example.org", "dino:secret@cam"])
+def test_an_address_whose_user_is_named_as_a_family_of_backbones_is_one(text: str):
+    assert "secret" not in redact(text)

@@ -6,7 +6,9 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pgn_edge.errors import CheckpointError, GeometryError
-from pgn_edge.nn import backbones
+from pgn_edge.nn import backbones, weights
 from pgn_edge.nn.backbones import load_backbone
 from pgn_edge.nn.builtin import CharacterNet
 from pgn_edge.nn.weight_file import read_weights
@@ -71,7 +73,7 @@ def without(state: dict[str, Tensor], *names: str) -> dict[str, Tensor]:
 
 FILES = {
     "no such file": (unwritten, "got no such file"),
-    "a folder": (lambda path, state: path.mkdir(), "IsADirectoryError"),
+    "a folder": (lambda path, state: path.mkdir(), "got a folder"),
     "text": (lambda path, state: path.write_text("not weights"), "got pickled code, or no checkpoint at all"),
     "cut off": (lambda path, state: (torch.save(state, path), os.truncate(path, 9999)), "a whole torch file"),
     "pickled code": (lambda path, state: path.write_bytes(pickle.dumps(Code())), "got pickled code"),
@@ -110,7 +112,7 @@ def test_files_that_are_refused(tmp_path: Path, state: dict[str, Tensor], capsys
     ("write", "message"),
     [
         (unwritten, "got no such file"),
-        (lambda path, state: path.mkdir(), "a whole safetensors file"),
+        (lambda path, state: path.mkdir(), "got a folder"),
         (lambda path, state: path.write_bytes(b"\xff" * 64), "a whole safetensors file"),
         (lambda path, state: (save_file(state, path), os.truncate(path, 9999)), "a whole safetensors file"),
         (lambda path, state: torch.save(state, path), "a whole safetensors file"),
@@ -209,3 +211,18 @@ def test_without_a_network_it_says_at_once_how_to_pass_a_file(tmp_path: Path):
         assert "pass a local copy with --weights FILE" in line
         assert "Retrying" not in line
     assert "Traceback" not in child.stderr
+
+
+def test_a_server_whose_name_is_looked_up_for_ever_counts_as_no_network(monkeypatch: pytest.MonkeyPatch):
+    release = threading.Event()
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: nullcontext(release.wait(60)))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(weights, "ANSWER_S", 0.01)
+
+    def load() -> None:
+        with weights.downloading("timm:any", "timm", weights.HUB):
+            raise OSError("not in the cache")  # the library is still asked: it may have the weights
+
+    with pytest.raises(CheckpointError, match=r"download of timm \(no answer from .*got OSError: not in the cache"):
+        load()
+    release.set()

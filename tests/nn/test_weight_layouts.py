@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import pickle
@@ -276,6 +277,20 @@ def test_averaged_weights_are_taken_before_plain_ones_and_a_note_says_so(average
     with torch.no_grad():
         same(backbone.vit, plain.visual(images), images)
     assert any("(EMA) weights under 'model_ema' are taken; --weights-key model takes" in n for n in backbone.notes)
+
+
+def test_a_file_of_timms_own_training_gives_its_averaged_weights(tmp_path: Path):
+    state = timm.create_model("test_vit").state_dict()
+    data = {
+        **{"epoch": 3, "arch": "test_vit", "version": 2, "metric": 0.5, "args": argparse.Namespace(lr=0.1)},
+        **{"state_dict": state, "state_dict_ema": {key: value + 1 for key, value in state.items()}},
+    }
+    file = read_weights(save(tmp_path / "model_best.pth.tar", data))
+    assert torch.equal(file.state["norm.weight"], state["norm.weight"] + 1)
+    assert file.notes == (
+        "model_best.pth.tar: the averaged (EMA) weights under 'state_dict_ema' are taken; "
+        "--weights-key state_dict takes the plain ones",
+    )
 
 
 def test_a_key_takes_the_plain_weights(averaged: Path, plain: Any):
