@@ -144,6 +144,16 @@ def test_no_page_promises_a_package_that_an_index_does_not_have():
     assert [name for name in pages if name != "CHANGELOG.md" and promise.search((ROOT / name).read_text())] == []
 
 
+@pytest.mark.parametrize("name", ["docs/jetson.md", "docker/jetson.Dockerfile"])
+def test_a_jetson_gets_the_systems_opencv_whose_gstreamer_opens_csi_cameras(name: str):
+    text = (ROOT / name).read_text()
+    assert "python3-opencv" in text
+    extras = {extra for found in re.findall(r"pip install[^\n]*\[([\w,-]+)\]", text) for extra in found.split(",")}
+    assert extras >= {"cli", "cpu", "compile"}, "compile brings onnx, which inspect vit.onnx needs"
+    assert not extras & {"cv", "cv-headless", "export", "tensorrt"}
+    assert set(re.findall(r"\b\w+\.pgn\b", text)) <= {"task.pgn"}
+
+
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
     return run(BIN / "lint-imports", "--config", ROOT / "pyproject.toml", "--no-cache", cwd=folder)
 
