@@ -35,6 +35,7 @@ from pgn_edge.export.task_ladder import DISTANCE_FRAMES, Deployment, climb, gold
 from pgn_edge.files import require_writable, write_bytes
 from pgn_edge.fingerprint import sha256_file
 from pgn_edge.geometry import whole_rows
+from pgn_edge.heads import distinct_labels
 from pgn_edge.mixtures import Profile
 from pgn_edge.nn.backbones import load_backbone
 from pgn_edge.nn.checkpoint import Checkpoint, load_checkpoint
@@ -145,7 +146,8 @@ def export_task(
         name=checkpoint.name,
         facts=proof.graph.facts,
         pgn_onnx=pgn_onnx,
-        head=checkpoint.head,
+        # Some data sets name two classes alike, ImageNet-1k among them.
+        head=replace(checkpoint.head, labels=distinct_labels(checkpoint.head.labels)),
         golden=proof.golden,
         certificate=proof.certificate.to_json(),
         parity=tuple(rung.to_json() for rung in rungs),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,21 +17,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import UnsetType
 
 from pgn_edge.contract import EngineFacts
+from pgn_edge.documents import parse_json
 from pgn_edge.errors import BundleError, PgnEdgeError
 from pgn_edge.file_kind import require_kind
 from pgn_edge.files import write_bytes
 from pgn_edge.graph_gate import check_graph
-from pgn_edge.heads import Head
+from pgn_edge.heads import Head, check_labels
 from pgn_edge.mixtures import Profile
 from pgn_edge.npz import npz_arrays, npz_bytes
+from pgn_edge.schemas import ManifestJson, conform
+from pgn_edge.stored_zip import read_stored
 
 FORMAT = "pgn-edge task"
 SCHEMA = 1
 MEMBERS = ("manifest.json", "pgn.onnx", "head.npz", "golden.npz")
 MANIFEST_LIMIT = 4 << 20
 MEMBER_LIMIT = 256 << 20
+LIMITS = {name: MANIFEST_LIMIT if name == "manifest.json" else MEMBER_LIMIT for name in MEMBERS}
+REMEDY = "copy the file again, or make it with: pgn-edge export ckpt.pt"
 MOST_GOLDEN = 32  # frames; export stores 4, and each costs the device a run of both engines
 DIGEST = 12  # hexadecimal digits of a bundle's sha256 that answers carry
 
@@ -53,11 +60,11 @@ class Golden:
     embedding: np.ndarray
     top1: np.ndarray
 
-    def check(self, facts: EngineFacts) -> None:
-        """Refuse arrays that do not fit the geometry.
+    def check(self, facts: EngineFacts, head: Head) -> None:
+        """Refuse arrays that do not fit the geometry or the head.
 
         Raises:
-            BundleError: a shape or dtype is wrong.
+            BundleError: a shape, a dtype or a class is wrong, or a number is not finite.
         """
         geometry = facts.geometry
         count = len(self.images) if self.images.ndim else 0
@@ -82,6 +89,17 @@ class Golden:
                     got=f"{array.dtype} {array.shape}",
                     do="export the task again",
                 )
+        if not (np.isfinite(self.embedding).all() and np.isfinite(self.prompt_rows).all()):
+            raise BundleError("golden.npz", expected="finite numbers", got="NaN or Inf", do="export the task again")
+        width, classes = self.embedding.shape[-1], len(head.labels)
+        fits = width == head.weight.shape[-1] if head.kind != "mapping" else width > int(head.index.max())
+        if not fits or not ((self.top1 >= 0) & (self.top1 < classes)).all():
+            raise BundleError(
+                "golden.npz",
+                expected=f"embeddings for the head, and classes from 0 to {classes - 1}",
+                got=f"width {width}, classes {int(self.top1.min())} to {int(self.top1.max())}",
+                do="export the task again",
+            )
 
 
 @dataclass(frozen=True)
@@ -120,9 +138,11 @@ def write_bundle(path: str | Path, bundle: Bundle) -> None:
 
     Raises:
         OutputError: the path cannot be written.
-        BundleError: the golden pair does not fit the geometry, or the graph is none that a device would accept.
+        BundleError: the golden pair does not fit the geometry or the head, a label is none, or the graph is none that a
+            device would accept.
     """
-    bundle.golden.check(bundle.facts)
+    check_labels(bundle.head.labels, str(path))
+    bundle.golden.check(bundle.facts, bundle.head)
     check_graph(bundle.pgn_onnx, bundle.facts, f"{path}: pgn.onnx")
     golden = bundle.golden
     members = {
@@ -152,7 +172,7 @@ def write_bundle(path: str | Path, bundle: Bundle) -> None:
     }
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr(zipfile.ZipInfo("manifest.json"), json.dumps(manifest, indent=2))
+        archive.writestr(zipfile.ZipInfo("manifest.json"), json.dumps(_finite(manifest), indent=2, allow_nan=False))
         for name, data in members.items():
             archive.writestr(zipfile.ZipInfo(name), data)
     write_bytes(path, out.getvalue())
@@ -169,45 +189,40 @@ def read_bundle(path: str | Path) -> Bundle:
     require_kind(path, "bundle", error=BundleError)
     members, digest = _read_members(source)
     try:
-        manifest = json.loads(members.pop("manifest.json"))
-        _check_manifest(manifest, members, source)
-        labels = tuple(str(label) for label in manifest["labels"])
+        parsed = parse_json(members.pop("manifest.json"), f"{source}: manifest.json", BundleError, REMEDY)
+        manifest = _check_manifest(parsed, members, source)
+        check_labels(manifest.labels, source)
         golden = npz_arrays(members["golden.npz"], f"{source}: golden.npz")
+        profile = manifest.profile
         bundle = Bundle(
-            name=str(manifest["name"]),
-            facts=EngineFacts.from_json(manifest["engine"], source),
+            name=manifest.name,
+            facts=EngineFacts.from_json(manifest.engine, source),
             pgn_onnx=members["pgn.onnx"],
-            head=Head.from_arrays(npz_arrays(members["head.npz"], f"{source}: head.npz"), labels),
-            golden=Golden(**{key: golden[key] for key in Golden.__dataclass_fields__}),
-            certificate=dict(manifest["certificate"]),
-            parity=tuple(manifest["parity"]),
-            numerics=dict(manifest.get("numerics", {})),
-            profile=Profile.from_json(manifest["profile"]) if "profile" in manifest else None,
-            provenance=dict(manifest["provenance"]),
+            head=Head.from_arrays(npz_arrays(members["head.npz"], f"{source}: head.npz"), manifest.labels),
+            golden=Golden(**golden),
+            certificate=manifest.certificate,
+            parity=manifest.parity,
+            numerics=manifest.numerics,
+            profile=None if isinstance(profile, UnsetType) else Profile.from_json(profile),
+            provenance=manifest.provenance,
             digest=digest,
         )
-        bundle.golden.check(bundle.facts)
+        bundle.golden.check(bundle.facts, bundle.head)
         check_graph(bundle.pgn_onnx, bundle.facts, f"{source}: pgn.onnx")
     except PgnEdgeError as exc:
         if isinstance(exc, BundleError) and exc.subject.startswith(source):
             raise
         raise _refuse(source, "a manifest that makes sense", str(exc)) from exc
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as exc:
-        raise _refuse(source, f"a manifest of schema {SCHEMA}", f"{type(exc).__name__}: {exc}") from exc
+        raise _refuse(source, f"a manifest of schema {SCHEMA}", f"{type(exc).__name__}: {exc}"[:300]) from exc
     return bundle
 
 
 def _read_members(source: str) -> tuple[dict[str, bytes], str]:
     """Give the members by name, and the digest of the file that they were read from."""
     try:
-        with open(source, "rb") as file, zipfile.ZipFile(file) as archive:
-            infos = archive.infolist()
-            names = [info.filename for info in infos]
-            if sorted(names) != sorted(MEMBERS):
-                raise _refuse(source, f"the members {', '.join(MEMBERS)}", ", ".join(names)[:200] or "none")
-            for info in infos:
-                _check_member(source, info)
-            members = {info.filename: archive.read(info) for info in infos}
+        with open(source, "rb") as file:
+            members = read_stored(file, LIMITS)
             file.seek(0)
             whole = hashlib.sha256()
             while block := file.read(1 << 20):
@@ -215,26 +230,34 @@ def _read_members(source: str) -> tuple[dict[str, bytes], str]:
             return members, whole.hexdigest()[:DIGEST]
     except FileNotFoundError as exc:
         raise BundleError(source, expected="a task bundle", got="no such file", do="check the path") from exc
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError) as exc:
-        raise _refuse(source, "a task bundle (a zip)", f"{type(exc).__name__}: {exc}") from exc
+    except (OSError, ValueError) as exc:
+        raise _refuse(source, f"a zip of the members {', '.join(MEMBERS)}", str(exc)) from exc
 
 
-def _check_member(source: str, info: zipfile.ZipInfo) -> None:
-    limit = MANIFEST_LIMIT if info.filename == "manifest.json" else MEMBER_LIMIT
-    if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size or info.flag_bits & 1:
-        raise _refuse(source, "stored members", f"{info.filename} compressed or encrypted")
-    if info.file_size > limit:
-        raise _refuse(source, f"{info.filename} of at most {limit} bytes", f"{info.file_size} bytes")
-
-
-def _check_manifest(manifest: Mapping[str, Any], members: Mapping[str, bytes], source: str) -> None:
-    if manifest.get("format") != FORMAT or manifest.get("schema") != SCHEMA:
-        got = f"{manifest.get('format')!r} of schema {manifest.get('schema')!r}"
-        raise _refuse(source, f"{FORMAT!r} of schema {SCHEMA}", got)
+def _check_manifest(parsed: object, members: Mapping[str, bytes], source: str) -> ManifestJson:
+    """The manifest, if it is of our schema and names the bytes of every member."""
+    if not isinstance(parsed, dict) or (parsed.get("format"), parsed.get("schema")) != (FORMAT, SCHEMA):
+        got = [parsed.get(name) for name in ("format", "schema")] if isinstance(parsed, dict) else parsed
+        raise _refuse(source, f"{FORMAT!r} of schema {SCHEMA}", str(got)[:200])
+    manifest = conform(parsed, ManifestJson)
+    if manifest.members.keys() != members.keys():
+        raise _refuse(source, f"hashes of {', '.join(members)}", ", ".join(manifest.members)[:200])
     for name, data in members.items():
-        stated = manifest["members"][name]["sha256"]
-        if stated != _sha256(data):
-            raise _refuse(source, f"{name} with sha256 {stated}", _sha256(data))
+        stated = manifest.members[name]
+        if stated.sha256 != _sha256(data):
+            raise _refuse(source, f"{name} with sha256 {stated.sha256}", _sha256(data))
+        if stated.bytes != len(data):
+            raise _refuse(source, f"{name} of {stated.bytes} bytes", str(len(data)))
+    return manifest
+
+
+def _finite(value: Any) -> Any:
+    """The value without NaN and infinity, which JSON does not have."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _sha256(data: bytes) -> str:
@@ -242,6 +265,4 @@ def _sha256(data: bytes) -> str:
 
 
 def _refuse(source: str, expected: str, got: str) -> BundleError:
-    return BundleError(
-        source, expected=expected, got=got, do="copy the file again, or make it with: pgn-edge export ckpt.pt"
-    )
+    return BundleError(source, expected=expected, got=got, do=REMEDY)

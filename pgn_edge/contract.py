@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pgn_edge.documents import parse_json
 from pgn_edge.errors import DataError, EngineError
 from pgn_edge.geometry import Geometry
 from pgn_edge.preprocess import Preprocess
+from pgn_edge.schemas import FactsJson, conform
 from pgn_edge.transport import LOSSLESS, Transport
 
 PREFIX = "pgn_edge."
+MORE_METADATA = ("numerics",)  # what a graph says beside the facts
 SCHEMA = 1
 EXPORT_AGAIN = "export the file again with this version"
 Role = Literal["vit", "pgn"]
@@ -92,27 +94,23 @@ class EngineFacts:
                 do="make it with: pgn-edge export-vit BACKBONE; or describe a foreign engine: pgn-edge probe -o FILE",
             )
         try:
-            facts = cls(
-                role=data["role"],
-                backbone=str(data["backbone"]),
-                fingerprint=str(data["fingerprint"]),
-                geometry=Geometry.from_json(data["geometry"]),
-                preprocess=Preprocess.from_json(data["preprocess"]),
-                precision=data["precision"],
-                opset=int(data["opset"]),
-                output=data["output"],
-                canvas=data.get("canvas", "float32"),  # files from before there was another
-                transport=_loss(data.get("transport", LOSSLESS)),
+            found = conform(data, FactsJson)
+            return cls(
+                role=found.role,
+                backbone=found.backbone,
+                fingerprint=found.fingerprint,
+                geometry=Geometry.from_json(found.geometry),
+                preprocess=Preprocess.from_json(found.preprocess),
+                precision=found.precision,
+                opset=found.opset,
+                output=found.output,
+                canvas=found.canvas,
+                transport=_loss(found.transport),
             )
-        except (KeyError, TypeError, ValueError, OverflowError) as exc:
-            raise _unreadable(source, f"{type(exc).__name__}: {exc}") from exc
+        except ValueError as exc:
+            raise _unreadable(source, str(exc)) from exc
         except DataError as exc:
             raise _unreadable(source, f"transport {exc.got}") from exc
-        words = (facts.role, Role), (facts.precision, Precision), (facts.output, Output), (facts.canvas, CanvasType)
-        for value, choices in words:
-            if value not in get_args(choices):
-                raise _unreadable(source, repr(value))
-        return facts
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], source: str) -> EngineFacts:
@@ -128,6 +126,7 @@ class EngineFacts:
         data = {
             key: parse_json(value, f"{source}: pgn_edge.{key}", EngineError, EXPORT_AGAIN)
             for key, value in ours.items()
+            if key not in MORE_METADATA
         }
         return cls.from_json(data, source)
 

@@ -33,12 +33,14 @@ def parse_json(data: bytes | str, subject: str, error: type[PgnEdgeError], do: s
         The document. Its numbers are finite floats, or whole numbers of 64 bits.
 
     Raises:
-        PgnEdgeError: of the given kind; no JSON, nested too deeply, not in UTF-8, NaN, Infinity, or a number of more
-            than 64 bits.
+        PgnEdgeError: of the given kind; no JSON, nested too deeply, not in UTF-8, one key twice in an object, NaN,
+            Infinity, or a number of more than 64 bits.
     """
     try:
         text = data if isinstance(data, str) else data.decode("utf-8-sig")
-        return json.loads(text, parse_constant=_no_number, parse_int=_whole, parse_float=_real)
+        return json.loads(
+            text, object_pairs_hook=_object, parse_constant=_no_number, parse_int=_whole, parse_float=_real
+        )
     except (ValueError, RecursionError) as exc:
         raise error(subject, expected="a JSON document", got=_reason(exc), do=do) from exc
 
@@ -109,6 +111,14 @@ def _require_numbers(values: dict[str, Any]) -> None:
             left.extend(value.values() if isinstance(value, dict) else value)
         elif isinstance(value, int) and not LEAST_NUMBER <= value <= MOST_NUMBER:
             raise ValueError("a number of more than 64 bits")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)[:80]!r} twice")
+    return found
 
 
 def _whole(text: str) -> int:

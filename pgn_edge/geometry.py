@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from pgn_edge.errors import GeometryError
+from pgn_edge.schemas import GeometryJson, conform
 
 Layout = Literal["append", "inset"]
 USUAL_PROMPTS = 16  # the paper's number, near which `--prompts auto` looks for whole rows
@@ -150,15 +151,15 @@ class Geometry:
             GeometryError: a field is missing or has the wrong type.
         """
         try:
-            height, width = (int(side) for side in data["image_hw"])
-            return cls((height, width), int(data["patch"]), int(data["prompts"]), data["layout"])
-        except (KeyError, TypeError, ValueError, OverflowError) as exc:
+            found = conform(data, GeometryJson)
+        except ValueError as exc:
             raise GeometryError(
                 "geometry",
                 expected="image_hw, patch, prompts and layout",
-                got=repr(data),
+                got=f"{str(data)[:200]} ({exc})",
                 do="export the file again",
             ) from exc
+        return cls(found.image_hw, found.patch, found.prompts, found.layout)
 
 
 def whole_rows(image_hw: tuple[int, int], patch: int, layout: Layout, near: int = USUAL_PROMPTS) -> int:

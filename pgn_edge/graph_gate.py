@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
-from pgn_edge.contract import PREFIX, EngineFacts, Precision
+from pgn_edge.contract import MORE_METADATA, PREFIX, EngineFacts, Precision
 from pgn_edge.errors import BundleError, PgnEdgeError
 from pgn_edge.graph_shapes import RULES, infer
 from pgn_edge.graph_tensor import (
@@ -78,7 +78,8 @@ def _metadata(model: Mapping[str, Any]) -> dict[str, str]:
     metadata = dict(entries)
     if len(metadata) < len(entries):
         raise WireError("one key of the metadata twice")
-    strange = [key for key in metadata if not key.startswith(PREFIX)]
+    ours = {PREFIX + name for name in ("schema", *MORE_METADATA, *(field.name for field in fields(EngineFacts)))}
+    strange = [key for key in metadata if key not in ours]
     if strange:
         raise WireError(f"metadata {strange[0]!r}"[:120])
     return metadata

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -10,6 +11,8 @@ import numpy as np
 
 from pgn_edge.errors import BundleError
 
+MOST_LABELS, LONGEST_LABEL = 1 << 16, 256
+HEAD_TYPES = {"weight": np.float32, "bias": np.float32, "scale": np.float32, "index": np.int64}
 HeadKind = Literal["text", "linear", "mapping"]
 
 
@@ -119,6 +122,7 @@ class Head:
             BundleError: an array is missing or the shapes do not agree.
         """
         try:
+            _check_arrays(arrays)
             return cls(
                 str(arrays["kind"]),  # type: ignore[arg-type]  # checked in __post_init__
                 labels,
@@ -131,9 +135,69 @@ class Head:
             raise BundleError(
                 "head.npz",
                 expected="kind, weight, bias, scale and index",
-                got=f"{sorted(arrays)}",
+                got=f"{sorted(arrays)}"[:200] if isinstance(exc, KeyError) else str(exc),
                 do="export the task again",
             ) from exc
+
+
+def check_labels(labels: Sequence[str], source: str) -> None:
+    """Refuse class names that no answer should carry.
+
+    Args:
+        labels: Class names in order.
+        source: Name of the file for messages.
+
+    Raises:
+        BundleError: No label, too many, an empty or overlong one, one with control characters, or one twice.
+    """
+    seen: set[str] = set()
+    problem = "" if 1 <= len(labels) <= MOST_LABELS else f"{len(labels)} of them"
+    for index, label in enumerate(labels):
+        if not label.strip() or len(label) > LONGEST_LABEL:
+            problem = f"label {index} of {len(label)} characters"
+        elif any(unicodedata.category(character) in ("Cc", "Cs") for character in label):
+            problem = f"label {index} with control characters"
+        elif label in seen:
+            problem = f"label {index} a second time: {label!r}"
+        if problem:
+            break
+        seen.add(label)
+    if problem:
+        raise BundleError(
+            f"{source}: labels",
+            expected=f"1 to {MOST_LABELS} different class names of 1 to {LONGEST_LABEL} characters",
+            got=problem,
+            do="rename the class, and train and export again",
+        )
+
+
+def distinct_labels(labels: Sequence[str]) -> tuple[str, ...]:
+    """Class names of which none stands twice: the second `crane` becomes `crane (2)`.
+
+    Args:
+        labels: Class names in order.
+    """
+    taken = set(labels)
+    found: list[str] = []
+    used: set[str] = set()
+    for label in labels:
+        name, number = label, 1
+        while name in used or (name != label and name in taken):
+            number += 1
+            name = f"{label} ({number})"
+        found.append(name)
+        used.add(name)
+    return tuple(found)
+
+
+def _check_arrays(arrays: Mapping[str, np.ndarray]) -> None:
+    if arrays.keys() - {"kind", *HEAD_TYPES}:
+        raise KeyError("an unknown array")
+    for name, dtype in HEAD_TYPES.items():
+        if arrays[name].dtype != dtype:
+            raise TypeError(f"{name} of type {arrays[name].dtype}")
+    if arrays["kind"].shape != () or arrays["scale"].shape != (1,):
+        raise TypeError(f"kind {arrays['kind'].shape} and scale {arrays['scale'].shape}")
 
 
 def _none() -> np.ndarray:

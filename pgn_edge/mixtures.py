@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pgn_edge.errors import BundleError
+from pgn_edge.schemas import ProfileJson, conform
 
 COEFFICIENTS = "coefficients"  # the PGN engine's second output
 LEAST_STD = 1e-3  # of the entropy; below it the roundings of a 16-bit engine would look like another scene
@@ -132,12 +133,7 @@ class Profile:
 
         Raises:
             BundleError: numbers that no profile has.
-            KeyError, TypeError, ValueError: a field is missing, or no number.
+            ValueError: a field is missing, unknown, or of another type.
         """
-        return cls(
-            int(data["frames"]),
-            tuple(float(share) for share in data["usage"]),
-            float(data["entropy_mean"]),
-            float(data["entropy_std"]),
-            float(data["divergence_of_halves"]),
-        )
+        found = conform(data, ProfileJson)
+        return cls(found.frames, found.usage, found.entropy_mean, found.entropy_std, found.divergence_of_halves)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pgn_edge.errors import BundleError
+from pgn_edge.stored_zip import read_stored
 
 # What numpy writes for plain little-endian arrays. Anything else would reach numpy's parser for headers of Python 2,
 # which warns, and raises whatever the tokenizer raises.
@@ -47,12 +48,9 @@ def npz_arrays(data: bytes, source: str) -> dict[str, np.ndarray]:
         BundleError: not an .npz, compressed members, Python objects, or headers that lie about sizes.
     """
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            infos = archive.infolist()
-            if any(info.compress_type != zipfile.ZIP_STORED for info in infos):
-                raise _bad(source, "a compressed member")
-            return {info.filename.removesuffix(".npy"): _array(archive.read(info), source) for info in infos}
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, OverflowError, NotImplementedError, RuntimeError) as exc:
+        members = read_stored(io.BytesIO(data))
+        return {name.removesuffix(".npy"): _array(member, source) for name, member in members.items()}
+    except (ValueError, EOFError, OSError, OverflowError, NotImplementedError, RuntimeError) as exc:
         raise _bad(source, f"{type(exc).__name__}: {exc}") from exc
 
 

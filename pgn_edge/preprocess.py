@@ -16,6 +16,7 @@ from PIL import Image
 
 from pgn_edge.errors import DataError, GeometryError
 from pgn_edge.extras import cv2
+from pgn_edge.schemas import PreprocessJson, conform
 
 Fit = Literal["crop", "squash"]
 Filter = Literal["antialiased-bicubic", "fast"]
@@ -141,23 +142,15 @@ class Preprocess:
             GeometryError: a field is missing or has the wrong type.
         """
         try:
-            height, width = (int(side) for side in data["size_hw"])
-            mean_r, mean_g, mean_b = (float(v) for v in data["mean"])
-            std_r, std_g, std_b = (float(v) for v in data["std"])
-            return cls(
-                (height, width),
-                data["fit"],
-                data["filter"],
-                (mean_r, mean_g, mean_b),
-                (std_r, std_g, std_b),
-            )
-        except (KeyError, TypeError, ValueError, OverflowError) as exc:
+            found = conform(data, PreprocessJson)
+        except ValueError as exc:
             raise GeometryError(
                 "preprocess",
                 expected="size_hw, fit, filter, mean and std",
-                got=repr(data),
+                got=f"{str(data)[:200]} ({exc})",
                 do="export the file again",
             ) from exc
+        return cls(found.size_hw, found.fit, found.filter, found.mean, found.std)
 
 
 def check_frame(frame: np.ndarray) -> None:

@@ -15,11 +15,12 @@ from typing import Any
 from pgn_edge.backends import known_architectures, load_backend
 from pgn_edge.contract import EngineFacts
 from pgn_edge.documents import parse_json
-from pgn_edge.errors import EngineError, OutputError, PgnEdgeError
+from pgn_edge.errors import EngineError, GeometryError, OutputError, PgnEdgeError
 from pgn_edge.files import atomic_write, write_text
 from pgn_edge.fingerprint import sha256_file
 from pgn_edge.geometry import Geometry
 from pgn_edge.gpu import require_architectures
+from pgn_edge.schemas import SidecarJson, conform
 
 FORMAT = "pgn-edge plan"
 SCHEMA = 1
@@ -175,6 +176,8 @@ def _read(plan: str | Path, path: Path) -> Sidecar:
         if facts.get("format") != FORMAT or facts.get("schema") != SCHEMA:
             raise _refuse(path, f"{FORMAT!r} of schema {SCHEMA}", f"{facts.get('format')!r} {facts.get('schema')!r}")
         return _parse(facts, str(path))
+    except GeometryError as exc:
+        raise _refuse(path, "a readable sidecar", str(exc)) from exc
     except PgnEdgeError:
         raise
     except OSError as exc:
@@ -242,19 +245,18 @@ def _check_architecture(plan: str | Path, sidecar: Sidecar, targets: Sequence[st
 
 
 def _parse(data: Mapping[str, Any], source: str) -> Sidecar:
-    smallest, best, largest = (int(size) for size in data["batch"])
+    found = conform(data, SidecarJson)
     return Sidecar(
-        plan_sha256=str(data["plan_sha256"]),
-        onnx_sha256=str(data["onnx_sha256"]),
-        backend=str(data["backend"]),
-        backend_version=str(data["backend_version"]),
-        targets=tuple(str(target) for target in data["targets"]),
-        batch=(smallest, best, largest),
-        facts=EngineFacts.from_json(data["facts"], source),
-        # Sidecars of earlier versions lack these.
-        version_compatible=bool(data.get("version_compatible", False)),
-        source=str(data.get("source", "")),
-        options=tuple(str(option) for option in data.get("options", ())),
+        plan_sha256=found.plan_sha256,
+        onnx_sha256=found.onnx_sha256,
+        backend=found.backend,
+        backend_version=found.backend_version,
+        targets=found.targets,
+        batch=found.batch,
+        facts=EngineFacts.from_json(found.facts, source),
+        version_compatible=found.version_compatible,
+        source=found.source,
+        options=found.options,
     )
 
 

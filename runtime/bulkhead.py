@@ -8,6 +8,7 @@ from time import perf_counter
 import numpy as np
 
 from pgn_edge.errors import TaskError
+from pgn_edge.redact import redact
 from pgn_edge.runtime.engines import TensorSpec
 from pgn_edge.runtime.result import FAILED, Result
 from pgn_edge.runtime.tasks import Task
@@ -63,7 +64,7 @@ class Bulkhead:
 
     def _failed(self, error: TaskError, tasks: Mapping[str, Task], took_s: float) -> dict[str, str]:
         """Reasons by name of the tasks whose engine failed."""
-        names = [name for name, task in tasks.items() if task.pgn.name == error.subject]
+        names = [name for name, task in tasks.items() if redact(task.pgn.name) == error.subject]
         if not names:
             raise error
         if took_s > SLOW_S:

@@ -117,7 +117,7 @@ def test_a_swap_that_fails_ends_the_measurement(load: Load, files: Any):
     broken = replace(files, bundles={**files.bundles, "second": files.damaged["cut short"]})
     with Runtime(files.vit, {"task": files.bundles["first"]}, threads=1) as runtime:
         swaps = load("swap_files").Swaps(runtime, broken, ("task",))
-        with pytest.raises(BundleError, match="expected the members"):
+        with pytest.raises(BundleError, match="expected a zip of the members"):
             swap._beside(lambda: swaps.run(1), lambda alive: [None for _ in iter(alive, False)])
 
 

@@ -7,6 +7,7 @@ import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ def patched(data: bytes, change: Callable[[zipfile.ZipInfo], None]) -> bytes:
     return out.getvalue()
 
 
-def set_fields(**fields: int) -> Callable[[zipfile.ZipInfo], None]:
+def set_fields(**fields: Any) -> Callable[[zipfile.ZipInfo], None]:
     def change(info: zipfile.ZipInfo) -> None:
         for name, value in fields.items():
             setattr(info, name, value)
@@ -83,17 +84,59 @@ def set_fields(**fields: int) -> Callable[[zipfile.ZipInfo], None]:
         pytest.param(
             {"file_size": MEMBER_LIMIT + 1, "compress_size": MEMBER_LIMIT + 1}, "at most", id="claims to be oversized"
         ),
-        pytest.param({"file_size": 1 << 62, "compress_size": 1 << 62}, "at most", id="claims exabytes"),
+        pytest.param(
+            {"file_size": 1 << 62, "compress_size": 1 << 62}, "that no member of ours has", id="claims exabytes"
+        ),
         pytest.param({"file_size": 1 << 20, "compress_size": 1 << 20}, "", id="claims more than the file has"),
         pytest.param({"file_size": 10}, "stored members", id="two sizes that disagree"),
         pytest.param({"header_offset": 1 << 20}, "", id="points behind the end"),
         pytest.param({"header_offset": (1 << 63) - 1}, "", id="points behind every end"),
         pytest.param({"header_offset": (1 << 64) - 1}, "", id="points further than a file can be"),
-        pytest.param({"CRC": 0}, "CRC", id="wrong checksum"),
+        pytest.param({"CRC": 0}, "differs from the directory", id="another checksum than the header's"),
+        pytest.param({"external_attr": 0o120777 << 16}, "a link", id="a symbolic link"),
+        pytest.param({"external_attr": 0o040755 << 16}, "a link or a folder", id="a folder"),
+        pytest.param({"extra": b"UT\x05\x00\x01abcd"}, "that no member of ours has", id="more fields"),
+        pytest.param({"comment": b"hello"}, "that no member of ours has", id="a comment of a member"),
+        pytest.param({"flag_bits": 8}, "stored members", id="sizes behind the data"),
     ],
 )
-def test_a_directory_that_lies(refusal, good: bytes, change: dict[str, int], says: str):
+def test_a_directory_that_lies(refusal, good: bytes, change: dict[str, Any], says: str):
     assert says in refusal(patched(good, set_fields(**change)))
+
+
+LOCAL_FIELDS = {"version": 4, "flags": 6, "method": 8, "crc": 14, "packed": 18, "size": 22, "name length": 26}
+
+
+@pytest.mark.parametrize("field", LOCAL_FIELDS)
+def test_a_header_that_differs_from_the_directory(refusal, good: bytes, field: str):
+    with zipfile.ZipFile(io.BytesIO(good)) as archive:
+        start = archive.getinfo("head.npz").header_offset
+    damaged = bytearray(good)
+    damaged[start + LOCAL_FIELDS[field]] ^= 1
+    assert "head.npz, whose header differs from the directory" in refusal(bytes(damaged))
+    damaged = bytearray(good)
+    damaged[start + 30] ^= 1  # its name
+    assert "head.npz, whose header differs from the directory" in refusal(bytes(damaged))
+
+
+@pytest.mark.parametrize("place", ["before", "behind", "between", "in a comment"])
+def test_bytes_that_belong_to_no_member(refusal, good: bytes, parts: dict[str, bytes], place: str):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, data in parts.items():
+            archive.writestr(zipfile.ZipInfo(name), data)
+            if place == "between" and name == "pgn.onnx":
+                out.write(b"hidden")
+                archive.start_dir = out.tell()
+        archive.comment = b"hidden" if place == "in a comment" else b""
+    data = {"before": b"hidden" + good, "behind": good + b"hidden"}.get(place, out.getvalue())
+    refusal(data)
+
+
+def test_two_members_that_share_their_bytes(refusal, good: bytes):
+    with zipfile.ZipFile(io.BytesIO(good)) as archive:
+        start = archive.getinfo("head.npz").header_offset
+    refusal(patched(good, set_fields(header_offset=start)))
 
 
 @pytest.mark.parametrize(

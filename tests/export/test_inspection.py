@@ -265,7 +265,7 @@ def operators_only(path: Path) -> bytes:
 @pytest.mark.parametrize(
     ("spoil", "source", "error", "says"),
     [
-        pytest.param(half, "task", BundleError, "a task bundle", id="half a bundle"),
+        pytest.param(half, "task", BundleError, "a zip of the members", id="half a bundle"),
         pytest.param(flipped, "task", BundleError, "CRC|sha256", id="a bundle with a changed byte"),
         pytest.param(half, "vit", EngineError, "a whole ONNX model", id="half an ONNX"),
         pytest.param(

@@ -16,6 +16,7 @@ from pgn_edge.bundle import read_bundle, write_bundle
 from pgn_edge.export.inspection import inspect_file
 from pgn_edge.export.inspection_diff import ABSENT, Difference, diff
 from pgn_edge.fingerprint import sha256_file
+from tests.hostile import restated
 
 
 def test_a_copy_is_the_same_file(tiny_pair, tmp_path: Path):
@@ -66,11 +67,12 @@ def test_rungs_of_one_name_hide_nothing(changed, tiny_pair):
 def test_lists_of_names_go_name_by_name_and_shapes_as_one(changed, tiny_pair):
     bundle = read_bundle(tiny_pair.task)
     head = replace(bundle.head, labels=("zero", *bundle.head.labels[1:]))
-    facts = replace(bundle.facts, preprocess=replace(bundle.facts.preprocess, mean=(0.5, 0.5, 0.25)))
-    found = changed(head=head, facts=facts)
+    other = restated(bundle, preprocess=replace(bundle.facts.preprocess, mean=(0.5, 0.5, 0.25)))
+    found = changed(head=head, facts=other.facts, pgn_onnx=other.pgn_onnx)
     assert (found["labels[0]"].a, found["labels[0]"].b) == ("0", "zero")
     assert found["facts.preprocess.mean"].b == [0.5, 0.5, 0.25]
-    assert set(found) <= {"labels[0]", "facts.preprocess.mean", *(f"golden.top1[{i}]" for i in range(4))}
+    graph = {"pgn.onnx_bytes", "pgn.onnx_sha256"}
+    assert set(found) <= {"labels[0]", "facts.preprocess.mean", *graph, *(f"golden.top1[{i}]" for i in range(4))}
 
 
 def test_precision_shows_in_facts_graph_and_ladder(tiny_pair):
