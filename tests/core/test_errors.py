@@ -11,7 +11,8 @@ import pytest
 from pgn_edge import errors
 from pgn_edge.errors import MissingExtraError, PgnEdgeError
 
-TREE = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if cls.__module__ == errors.__name__]
+OURS = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if cls.__module__ == errors.__name__]
+TREE = [cls for cls in OURS if not issubclass(cls, Warning)]
 PLAIN = [cls for cls in TREE if cls is not MissingExtraError]
 
 
