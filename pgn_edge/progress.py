@@ -40,14 +40,19 @@ class ProgressLines:
         self._write, self._clock = write, clock
         self._started_s = self._written_s = clock()
         self._seen: set[str] = set()
+        self._ended: set[str] = set()
         self._last = ""
 
     def __call__(self, step: str, done: int, total: int, note: str = "") -> None:
         """See `Progress`."""
         self._last = f"{step}: {done} of {total}{f', {note}' if note else ''}"
-        if step not in self._seen or done >= total or self._is_due():
+        # A stream without an end has as many frames as were read, so each of its frames would be the last.
+        ends = done >= total and step not in self._ended
+        if step not in self._seen or ends or self._is_due():
             self._say(self._last)
         self._seen.add(step)
+        if done >= total:
+            self._ended.add(step)
 
     @property
     def has_steps(self) -> bool:

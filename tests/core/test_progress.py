@@ -55,6 +55,14 @@ def test_a_long_stage_without_a_terminal_says_something_every_30_s(clock: Clock,
     assert len(times) == 1 + 125 // EVERY_S
 
 
+def test_a_camera_without_an_end_is_not_a_line_a_frame(lines: ProgressLines, clock: Clock, written: list[str]):
+    for frames in range(1, 1001):
+        clock.now += 0.0625
+        lines("frames", frames, frames)
+    assert written[0] == "frames: 1 of 1"
+    assert len(written) == 1 + 62 // EVERY_S
+
+
 def test_a_silent_library_call_is_followed_by_the_thread(lines: ProgressLines, clock: Clock, written: list[str]):
     lines.begin("loading torch …")
     for _ in range(65):
