@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pgn_edge.errors import PgnEdgeError, PgnEdgeWarning
+from pgn_edge.errors import PgnEdgeError
 from pgn_edge.extras import import_tomllib
 
 SECRET_KEYS = frozenset({"token", "password", "authorization", "x-api-key", "api-key"})
@@ -18,6 +18,10 @@ PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")  # of a camera, in its address
 # TOML promises 64 bits. A longer number would pass the parser and overflow wherever it meets a float.
 LEAST_NUMBER, MOST_NUMBER = -(1 << 63), (1 << 64) - 1
 MOST_DIGITS = len(str(MOST_NUMBER)) + 1  # with a sign
+
+
+class PgnEdgeWarning(UserWarning):
+    """A risk that does not stop the program: one line that says what was found and what to do."""
 
 
 def parse_json(data: bytes | str, subject: str, error: type[PgnEdgeError], do: str) -> Any:

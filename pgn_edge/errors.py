@@ -58,10 +58,6 @@ def _rebuild(cls: type[PgnEdgeError], subject: str, expected: str, got: str, do:
     return error
 
 
-class PgnEdgeWarning(UserWarning):
-    """A risk that does not stop the program: one line that says what was found and what to do."""
-
-
 class CheckpointError(PgnEdgeError):
     """A training checkpoint is damaged, foreign, or made for something else."""
 

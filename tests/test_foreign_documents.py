@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from pgn_edge.cli.run_config import read_config
 from pgn_edge.contract import EngineFacts
-from pgn_edge.documents import parse_json, read_toml
-from pgn_edge.errors import DataError, EngineError, PgnEdgeError, PgnEdgeWarning
+from pgn_edge.documents import PgnEdgeWarning, parse_json, read_toml
+from pgn_edge.errors import DataError, EngineError, PgnEdgeError
 from pgn_edge.runtime.bench_compare import read_earlier
 from pgn_edge.runtime.bench_options import BenchOptions
 from pgn_edge.runtime.engines import TritonOptions

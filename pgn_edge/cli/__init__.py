@@ -19,7 +19,8 @@ from pgn_edge import __version__
 from pgn_edge.cli import standard_output
 from pgn_edge.cli.console import show_log
 from pgn_edge.cli.display import showing
-from pgn_edge.errors import InterruptedRunError, MissingExtraError, PgnEdgeError, PgnEdgeWarning
+from pgn_edge.documents import PgnEdgeWarning
+from pgn_edge.errors import InterruptedRunError, MissingExtraError, PgnEdgeError
 from pgn_edge.redact import redact
 
 # What a command needs beyond the base install.
