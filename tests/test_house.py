@@ -144,6 +144,38 @@ def test_no_page_promises_a_package_that_an_index_does_not_have():
     assert [name for name in pages if name != "CHANGELOG.md" and promise.search((ROOT / name).read_text())] == []
 
 
+def test_make_demo_installs_nothing_of_the_developers_and_make_test_the_rest(tmp_path: Path):
+    if shutil.which("make") is None:
+        pytest.skip("make says what it would do")
+    demo, test = (run("make", "-n", target, f"VENV={tmp_path / 'venv'}").stdout for target in ("demo", "test"))
+    assert "-c constraints.txt -e '.[demo]'" in demo
+    assert ".[dev]" not in demo
+    assert test.index(".[demo]") < test.index("-c constraints.txt -e '.[dev]'")
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
+def test_every_python_has_one_version_of_each_package_and_the_demo_needs_no_other(python: str, wheel: Path):
+    requirements = pytest.importorskip("packaging.requirements", reason="reads markers")
+    here = {"python_version": python, "extra": ""}
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [requirements.Requirement(line) for line in lines if line and not line.startswith("#")]
+    names = [pin.name.lower().replace("_", "-") for pin in pins if pin.marker is None or pin.marker.evaluate(here)]
+    assert [name for name in names if names.count(name) > 1] == []
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith("dist-info/METADATA")]
+        about = email.message_from_bytes(archive.read(name))
+    needed, extras = set(), {"demo", "cli", "cpu", "cv", "plots", "rtx"}
+    for requirement in map(requirements.Requirement, about.get_all("Requires-Dist", [])):
+        wanted = (
+            requirement.marker is None or requirement.marker.evaluate({**here, "extra": extra}) for extra in extras
+        )
+        if requirement.name != "pgn-edge" and any(wanted):
+            needed.add(requirement.name.lower().replace("_", "-"))
+    assert "torch" in needed
+    assert needed - set(names) == set()
+    assert not needed & {"transformers", "mypy", "pytest", "timm", "open-clip-torch"}
+
+
 @pytest.mark.parametrize("name", ["docs/jetson.md", "docker/jetson.Dockerfile"])
 def test_a_jetson_gets_the_systems_opencv_whose_gstreamer_opens_csi_cameras(name: str):
     text = (ROOT / name).read_text()
