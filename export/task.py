@@ -169,7 +169,7 @@ def export_task(
 
 
 def _matching_vit(checkpoint: Checkpoint, weights: str | Path | None, source: str) -> FrozenViT:
-    vit = load_backbone(checkpoint.backbone, weights).vit
+    vit = load_backbone(checkpoint.backbone, weights or checkpoint.weights).vit
     checkpoint.require_vit(vit, source)
     return vit
 

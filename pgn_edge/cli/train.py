@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -280,6 +281,8 @@ def train(output: Path, resume: bool, as_json: bool, **options: Any) -> None:
     behind, canvas = "", "--fp16"
     if transport is not None:
         behind, canvas = f" behind {transport}", f"--uint8 --transport {transport}"
+    if config.weights is not None:
+        canvas += f" --weights {shlex.quote(str(config.weights))}"
     click.echo(
         f"{report.path}: validation accuracy {history.validation[history.best_epoch]:.1%}{behind} after epoch "
         f"{history.best_epoch + 1} of {len(history.loss)}, {report.seconds:.0f} s, {_speed(report):.0f} images/s; "

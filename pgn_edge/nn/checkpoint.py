@@ -17,6 +17,7 @@ from pgn_edge.heads import Head
 from pgn_edge.nn.pgn import PGN, PgnConfig
 from pgn_edge.nn.tensor_file import key_name, load_tensors, refuse, save_tensors
 from pgn_edge.nn.vit import FrozenViT
+from pgn_edge.nn.weight_file import split_key
 from pgn_edge.preprocess import Preprocess
 from pgn_edge.transport import Transport
 
@@ -63,6 +64,18 @@ class Checkpoint:
         config = self.provenance.get("config")
         name = config.get("transport") if isinstance(config, Mapping) else None
         return None if name is None else Transport.parse(str(name))
+
+    @property
+    def weights(self) -> str | None:
+        """File of backbone weights that the training read, with its key; None after a download, or if it is gone.
+
+        Commands read it unless they are given another. `require_vit` then proves that it is still the same file.
+        """
+        config = self.provenance.get("config")
+        weights = config.get("weights") if isinstance(config, Mapping) else None
+        if not isinstance(weights, str) or not split_key(Path(weights))[0].is_file():
+            return None
+        return weights
 
     def require_vit(self, vit: FrozenViT, source: str) -> None:
         """Refuse a frozen ViT that is not, to the last weight, the one of training.

@@ -57,7 +57,7 @@ def read_weights(weights: str | Path) -> WeightFile:
     Raises:
         CheckpointError: no such file, a damaged one, pickled code, anything but dense tensors, or no such key.
     """
-    path, key = _split_key(Path(weights))
+    path, key = split_key(Path(weights))
     source, notes = str(path), []
     require_kind(path, "weights", "torchscript", error=CheckpointError)
     if path.suffix != ".safetensors" and is_torchscript(path):
@@ -73,7 +73,8 @@ def read_weights(weights: str | Path) -> WeightFile:
     return WeightFile(source, state, tuple(notes), activation, normalisation, said_by)
 
 
-def _split_key(path: Path) -> tuple[Path, str]:
+def split_key(path: Path) -> tuple[Path, str]:
+    """Path and key of `PATH#KEY`; the key is empty where there is none, or where a file has the whole name."""
     name, mark, key = path.name.rpartition("#")
     if not mark or not name or path.exists():
         return path, ""

@@ -71,15 +71,15 @@ def test_a_pixel_library_trains_and_exports(call, class_folder: Path, use_tiny_b
     assert (certificate["library_space"], certificate["proven_legal"]) == ("pixel", True)
 
 
-def test_a_transport_is_said_and_names_the_export_that_fits(
+def test_transport_and_weights_are_said_and_name_the_export_that_fits(
     call, class_folder: Path, use_tiny_backbone, tmp_path: Path
 ):
     output = tmp_path / "ckpt.pt"
     hosted = ("--recipe", "hosted-api", "--transport", "jpeg:75")
-    command = ("train", "--data", class_folder, *QUICK, *hosted, "-o", output)
+    command = ("train", "--data", class_folder, *QUICK, *hosted, "--weights", "my vit.pt", "-o", output)
     said = call(*command).stdout
     assert " behind jpeg:75 after epoch " in said
-    assert said.endswith(f"next: pgn-edge export {output} --uint8 --transport jpeg:75\n")
+    assert said.endswith(f"next: pgn-edge export {output} --uint8 --transport jpeg:75 --weights 'my vit.pt'\n")
     checkpoint = load_checkpoint(output)
     assert str(checkpoint.transport) == "jpeg:75"
     assert (checkpoint.pgn.config.space, checkpoint.geometry.layout) == ("pixel", "inset")

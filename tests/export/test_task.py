@@ -228,6 +228,31 @@ def test_another_epoch_of_a_backbone_whose_patch_projection_was_locked_is_refuse
     assert not (tmp_path / "task.pgn").exists()
 
 
+@pytest.mark.parametrize(
+    ("case", "read"),
+    [((True, None), "vit.pt#ema"), ((True, "other.pt"), "other.pt"), ((False, None), None)],
+    ids=["that of training", "another that is given", "gone: the download"],
+)
+def test_export_reads_the_weights_that_the_training_read(
+    tiny_backbone: Backbone,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    case: tuple[bool, str | None],
+    read: str | None,
+):
+    kept, given = case
+    monkeypatch.chdir(tmp_path)
+    path = change(tmp_path, tiny_checkpoint, provenance={"config": {"weights": "vit.pt#ema"}}, weights_sha256="ab" * 32)
+    if kept:
+        (tmp_path / "vit.pt").touch()
+    asked = []
+    monkeypatch.setattr(task_module, "load_backbone", lambda name, weights: asked.append(weights) or tiny_backbone)
+    with pytest.raises(CheckpointError, match="weights of sha256"):  # the end of what this test looks at
+        export_task(path, tmp_path / "task.pgn", ExportOptions(weights=given))
+    assert asked == [read]
+
+
 def test_pixels_beyond_fp16_stay_float32(tiny_checkpoint: Path, use_tiny_backbone: Backbone, tmp_path: Path):
     pgn = load_checkpoint(tiny_checkpoint).pgn
     with torch.no_grad():

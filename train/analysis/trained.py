@@ -59,7 +59,7 @@ def load_trained(
         MissingExtraError: the library behind the backbone is not installed.
     """
     checkpoint = load_checkpoint(path)
-    backbone = load(checkpoint.backbone, weights)
+    backbone = load(checkpoint.backbone, weights or checkpoint.weights)
     checkpoint.require_vit(backbone.vit, str(path))
     head = HeadModule(checkpoint.head)
     model = PromptedViT(backbone.vit, checkpoint.pgn, head, checkpoint.geometry, checkpoint.transport)
