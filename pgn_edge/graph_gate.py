@@ -115,13 +115,15 @@ def _constant(entry: Mapping[str, Any]) -> Tensor:
         raise WireError(f"a constant of type {kind} and shape {shape}"[:120])
     raw, listed = entry.get("raw_data"), entry.get("int64_data")
     count = math.prod(shape)
-    by_list = kind == INT64 and listed is not None and raw is None and len(listed) == count
-    by_bytes = raw is not None and listed is None and len(raw) == count * ITEM_BYTES[kind]
-    if not (by_list or by_bytes):
-        raise WireError(f"a constant of shape {shape} over other bytes"[:120])
     values = None
-    if kind == INT64 and count <= MOST_SIZES:
-        values = tuple(listed) if by_list else _int64(bytes(raw))
+    if raw is None and listed is not None and kind == INT64 and len(listed) == count:
+        values = tuple(listed)
+    elif raw is not None and listed is None and len(raw) == count * ITEM_BYTES[kind]:
+        values = _int64(bytes(raw)) if kind == INT64 and count <= MOST_SIZES else None
+    else:
+        raise WireError(f"a constant of shape {shape} over other bytes"[:120])
+    if count > MOST_SIZES:
+        values = None
     return Tensor(shape, kind, values)
 
 

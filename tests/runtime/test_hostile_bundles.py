@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from pgn_edge.bundle import read_bundle
 from pgn_edge.errors import BundleError, PgnEdgeError
 from pgn_edge.runtime import Runtime
+from tests.core.test_manifest import WRONG
 from tests.hostile import EXTERNAL, GREEDY, Change, changed, members, pack
 
 REFUSED_WITHIN_S = 2.0
@@ -110,6 +112,35 @@ def test_a_manifest_that_prepares_frames_in_another_way_than_its_graph_is_refuse
     path = tmp_path / "other_frames.pgn"
     path.write_bytes(pack(members(tiny_pair.task), lambda manifest: manifest["engine"][part].update({field: value})))
     assert "as the manifest says" in refused(app, path)
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_bundle_whose_manifest_is_wrong_is_refused_while_other_tasks_answer(
+    app, tiny_pair, tmp_path: Path, what: str
+):
+    path = tmp_path / "wrong.pgn"
+    path.write_bytes(pack(members(tiny_pair.task), WRONG[what]))
+    refused(app, path)
+
+
+def link(info: zipfile.ZipInfo) -> None:
+    info.external_attr = 0o120777 << 16
+
+
+def other_checksum(info: zipfile.ZipInfo) -> None:
+    info.CRC ^= 1
+
+
+@pytest.mark.parametrize("change", [link, other_checksum])
+def test_a_bundle_with_a_link_or_two_descriptions_of_a_member_is_refused_while_other_tasks_answer(
+    app, tiny_pair, tmp_path: Path, change: Callable[[zipfile.ZipInfo], None]
+):
+    path = tmp_path / "zip.pgn"
+    path.write_bytes(tiny_pair.task.read_bytes())
+    with zipfile.ZipFile(path, "a") as archive:
+        change(archive.getinfo("pgn.onnx"))
+        archive._didModify = True  # writes the directory again on close
+    refused(app, path)
 
 
 def test_compile_and_inspect_refuse_such_a_bundle_before_a_parser_sees_it(
