@@ -122,10 +122,8 @@ def _cameras(ctx: click.Context, param: click.Parameter, sources: Sequence[str])
 @click.option("--output", type=click.Path(dir_okay=False), help="Write an annotated .mp4 or .webm; of one source.")
 @click.option(
     "--codec",
-    type=click.Choice(("vp9", "mp4v")),
-    default="vp9",
-    show_default=True,
-    help="Codec of --output; mp4v is cheaper, and plays in no browser.",
+    type=click.Choice(("vp9", "vp8", "mp4v")),
+    help="Codec of --output. [default: vp9 in .mp4, vp8 in .webm]",
 )
 @click.option(
     "--segment-s",

@@ -61,7 +61,7 @@ CHOICES = {
     "provider": ("cpu", "cuda", "tensorrt"),
     "policy": ("latest", "drop-oldest", "wait"),
     "on_error": ("raise", "drop"),
-    "codec": ("vp9", "mp4v"),
+    "codec": ("vp9", "vp8", "mp4v"),
 }
 NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", list: "a list of strings"}
 SECRETS = frozenset({"source", "url", "token", "user", "password"})  # keys that may take from the environment

@@ -33,7 +33,7 @@ class SinkPlan:
     Args:
         jsonl: path, `-` for stdout, or None.
         video: path or None.
-        codec: Codec of the video, `vp9` or `mp4v`.
+        codec: Codec of the video, `vp9`, `vp8` or `mp4v`; None for what suits its suffix.
         segment_s: Seconds of a camera's video in one file.
         window: whether there is one.
         webhook: `url`, and fields of `WebhookOptions`; None for none.
@@ -43,7 +43,7 @@ class SinkPlan:
 
     jsonl: str | None = None
     video: str | None = None
-    codec: str = "vp9"
+    codec: str | None = None
     segment_s: float = 60.0
     window: bool = False
     webhook: Mapping[str, Any] | None = field(default=None, repr=False)

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from pgn_edge.runtime.sources import Source
     from pgn_edge.runtime.web import LivePage
 
-LIVE_FPS = 30.0  # of a recording: each frame of it is encoded, those that repeat another too
+LIVE_FPS = {
+    "vp9": 5.0,
+    "vp8": 10.0,
+    "mp4v": 30.0,
+}  # of a recording, which encodes repeated frames too
 LIVE_FLUSH_S = 1.0  # for documents that wait when a camera app is told to end: whoever told it waits too
 
 
@@ -45,9 +49,9 @@ def make_sinks(plan: RunPlan, runtime: Runtime, sources: Mapping[str, Source]) -
     made: dict[str, Sink] = {}
     if wanted.video:
         (source,) = sources.values()
-        endless, most = live and source.count is None, plan.cameras[0].live.get("max_fps")
-        fps = min(source.fps, most or source.fps, LIVE_FPS) if endless else source.fps
-        codec, segment_s = cast("Codec", wanted.codec), wanted.segment_s if endless else None
+        endless = live and source.count is None
+        fps = _recording_fps(plan, source) if endless else source.fps
+        codec, segment_s = cast("Codec | None", wanted.codec), wanted.segment_s if endless else None
         made["video"] = sinks.VideoSink(wanted.video, runtime.facts, fps, on_error, codec=codec, segment_s=segment_s)
     if wanted.jsonl:
         # A reader of stdout that went away does not come back.
@@ -70,6 +74,15 @@ def make_sinks(plan: RunPlan, runtime: Runtime, sources: Mapping[str, Source]) -
                 page.expect(camera, partial(reconnects, source))
         made["web"] = page
     return made
+
+
+def _recording_fps(plan: RunPlan, source: Source) -> float:
+    """Rate of a camera's video: as stated, but no faster than asked for, and than its codec can usually be encoded."""
+    from pgn_edge.runtime.sinks.video_track import CODECS
+
+    codec = plan.sinks.codec or CODECS.get(Path(str(plan.sinks.video)).suffix.lower(), ("vp9",))[0]
+    most = plan.cameras[0].live.get("max_fps") or source.fps
+    return float(min(source.fps, most, LIVE_FPS[codec]))
 
 
 def _options(given: Mapping[str, Any], live: bool) -> dict[str, Any]:

@@ -20,22 +20,23 @@ from pgn_edge.runtime.annotate import annotate, fit_into, silent
 from pgn_edge.runtime.result import Result
 from pgn_edge.runtime.sinks.base import Counts, OnError, Tally, check_on_error
 from pgn_edge.runtime.sinks.video_segment import Segment
-from pgn_edge.runtime.sinks.video_track import SUFFIXES, Codec, VideoTrack
+from pgn_edge.runtime.sinks.video_track import CODECS, Codec, VideoTrack
 from pgn_edge.runtime.sources import Frame
 
 FASTEST = 120.0  # frames per second; a file that states more states the unit of its clock
-MOST_GAP_S, MOST_LIVE_GAP_S = 600.0, 10.0
+MOST_GAP_S, MOST_LIVE_GAP_S = 600.0, 5.0
 TICK_S = 0.5
 MOST_PATHS = 1000
 STAMP = r"-\d{8}T\d{6}Z(-\d+)?"  # what `_unused` adds to the stem
-OUTAGE_S = 5.0  # without a frame, after which the video goes on without one
+BEHIND_S, MOST_BEHIND_S = 1.0, 4.0  # behind the clock that the video goes on without a frame; more for late frames
+OUTAGE_S = 5.0  # without a frame, after which the picture turns dark
 
 
 class VideoSink:
     """An annotated .mp4 or .webm, tasks below each other; frames of another shape than the first are fitted into it.
 
     Each picture is shown when its frame was captured, or at its media time: a gap repeats the picture before it, so the
-    video lasts as long as what it shows. A picture gives way where frames come faster than `fps` for long.
+    video lasts as long as what it shows. Where frames come faster than `fps`, one picture stands for several.
 
     Args:
         path: Path of the video. It appears when all frames are written and the file has been read back.
@@ -43,7 +44,7 @@ class VideoSink:
         fps: Frames per second of the video.
         on_error: `raise` ends the run when the disk is full. `drop` leaves frames out while it is, and counts them as
             lost; a file that does not open at the end is removed, and all its frames are lost.
-        codec: `vp9` plays in browsers; `mp4v` costs the processor less, and plays in none.
+        codec: Codec; None for `vp9` in .mp4 and `vp8` in .webm, which play in browsers. `mp4v` plays in none.
         segment_s: Seconds of video in a file, for a camera; None for one file. A recording in segments goes on while
             the camera gives nothing, is kept whatever ends the run, and replaces no other file: a segment has the
             time of its start in its name where the name is taken.
@@ -63,27 +64,30 @@ class VideoSink:
         fps: float,
         on_error: OnError = "raise",
         *,
-        codec: Codec = "vp9",
+        codec: Codec | None = None,
         segment_s: float | None = None,
     ) -> None:
         self._path, self._facts, self._on_error = Path(path), facts, on_error
-        self._fps, self._codec, self._segment_s = min(fps, FASTEST), codec, segment_s
+        self._fps, self._segment_s = min(fps, FASTEST), segment_s
         check_on_error(on_error, str(path))
         suffix = self._path.suffix.lower()
-        if suffix not in SUFFIXES:
+        if suffix not in CODECS:
             raise self._error("a name that ends in .mp4 or .webm", repr(self._path.name), "choose such a name")
-        if codec not in SUFFIXES[suffix]:
-            raise self._error(f"the codec {' or '.join(SUFFIXES[suffix])} in {suffix}", codec, "choose another codec")
+        self._codec = codec or CODECS[suffix][0]
+        if self._codec not in CODECS[suffix]:
+            expected = f"the codec {' or '.join(CODECS[suffix])} in {suffix}"
+            raise self._error(expected, self._codec, "choose another codec")
         self._stack, self._tally = ExitStack(), Tally()
         self._frame_hw: tuple[int, int] | None = None
         self._segment: Segment | None = None
         self._last_s: float | None = None  # capture of the newest frame of a camera
+        self._behind_s = BEHIND_S
         self._turn, self._closed = threading.Lock(), threading.Event()
         self._paths: deque[Path] = deque(maxlen=MOST_PATHS)
 
     @property
     def counts(self) -> Counts:
-        """See `Sink.counts`; frames are sent once the file has been read back."""
+        """See `Sink.counts`, of pictures; they are sent once the file has been read back."""
         return self._tally.counts
 
     @property
@@ -147,8 +151,10 @@ class VideoSink:
         segment = self._current(at_s)
         left_out_s = segment.track.left_out_s
         has_place = segment.put(picture, at_s)
-        self._tally.add(dropped=int(not has_place))
+        self._tally.add(offered=int(has_place) - 1)
         self._last_s = frame.captured_s if frame.time_s is None else None
+        if self._last_s is not None:
+            self._behind_s = min(max(BEHIND_S, 1.5 * (monotonic() - self._last_s)), MOST_BEHIND_S)
         if segment.track.left_out_s > left_out_s:
             short_s = segment.track.left_out_s
             self._tally.fail(f"{segment.path.name} is {short_s:.1f} s short: the encoder is slower than its rate")
@@ -170,8 +176,8 @@ class VideoSink:
         """Go on while a camera gives nothing, so that no gap has to be filled at once."""
         while not self._closed.wait(TICK_S):
             with self._turn:
-                if self._last_s is not None and monotonic() - self._last_s > OUTAGE_S:
-                    self._extend(monotonic() - OUTAGE_S)
+                if self._last_s is not None and monotonic() - self._last_s > self._behind_s:
+                    self._extend(monotonic() - self._behind_s)
 
     def _extend(self, until_s: float) -> None:
         """Repeat the newest picture until a time; a dark one where the camera has been silent for long."""

@@ -12,9 +12,16 @@ import numpy as np
 
 from pgn_edge.extras import cv2
 
-Codec = Literal["vp9", "mp4v"]
-SUFFIXES: dict[str, tuple[Codec, ...]] = {".mp4": ("vp9", "mp4v"), ".webm": ("vp9",)}
-FOURCC = {(".mp4", "vp9"): "vp09", (".mp4", "mp4v"): "mp4v", (".webm", "vp9"): "VP90"}
+Codec = Literal["vp9", "vp8", "mp4v"]
+CODECS: dict[str, tuple[Codec, ...]] = {
+    ".mp4": ("vp9", "mp4v"),
+    ".webm": ("vp8", "vp9"),
+}  # the default first
+FOURCC = {
+    **{(".mp4", "vp9"): "vp09", (".mp4", "mp4v"): "mp4v"},
+    **{(".webm", "vp8"): "VP80", (".webm", "vp9"): "VP90"},
+}
+
 MOST_LATE = 1  # places after its own that a picture still takes, where frames crowd
 
 
@@ -111,7 +118,7 @@ class VideoTrack:
 
     def _open(self, size_hw: tuple[int, int]) -> Any:
         fourcc = cv2.VideoWriter.fourcc(*FOURCC[self.path.suffix.lower(), self.codec])
-        with _quiet_stderr():  # OpenCV prints a line about the tag of VP9 in .webm, which is right all the same
+        with _quiet_stderr():  # OpenCV prints a line about the tag of a codec in .webm, which is right all the same
             writer = cv2.VideoWriter(str(self.path), cv2.CAP_FFMPEG, fourcc, self.fps, size_hw[::-1])
         if not writer.isOpened():
             raise NoEncoderError(f"no writer for {size_hw[1]} x {size_hw[0]} at {self.fps:g} fps")

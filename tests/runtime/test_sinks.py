@@ -95,7 +95,7 @@ def test_video_of_images_of_many_sizes_and_two_tasks(tmp_path: Path) -> None:
     ("name", "codec", "refusal"),
     [
         ("out.avi", "vp9", r"ends in \.mp4 or \.webm, got 'out\.avi'"),
-        ("out.webm", "mp4v", r"the codec vp9 in \.webm, got mp4v"),
+        ("out.webm", "mp4v", r"the codec vp8 or vp9 in \.webm, got mp4v"),
         ("out.mp4", "h264", r"the codec vp9 or mp4v in \.mp4, got h264"),
     ],
 )
