@@ -15,6 +15,7 @@ import numpy as np
 from pgn_edge.errors import PairingError
 from pgn_edge.progress import Progress, silent
 from pgn_edge.redact import redact
+from pgn_edge.runtime.events import last_error
 from pgn_edge.runtime.metrics import Metrics
 from pgn_edge.runtime.result import Result
 from pgn_edge.runtime.runtime import Runtime
@@ -80,6 +81,7 @@ class RunSummary:
         cameras: by name; a single source counts as one.
         lost: by kind of sink, what they lost or dropped; without those that lost nothing.
         batching: of the scheduler; None of a run without one.
+        last_error: Newest problem in the log of the metrics, as a JSON object; None where there was none.
     """
 
     run: str
@@ -93,6 +95,7 @@ class RunSummary:
     cameras: Mapping[str, CameraSummary]
     lost: Mapping[str, int]
     batching: BatchCounts | None
+    last_error: Mapping[str, str] | None = None
 
     @property
     def failed(self) -> dict[str, str]:
@@ -221,6 +224,7 @@ class Account:
         """Count a camera that ended with an error."""
         self._cameras[camera].error = redact(error)
         if self._metrics is not None:
+            self._metrics.log.add("camera", camera, "failed", error)
             self._metrics.errors.add(1, "camera")
 
     def summary(self, seconds: float, sinks: Sequence[Sink], batching: BatchCounts | None = None) -> RunSummary:
@@ -246,6 +250,7 @@ class Account:
             cameras={name: _camera(tally, self._sources[name]) for name, tally in self._cameras.items()},
             lost={name: count for name, count in lost.items() if count},
             batching=batching,
+            last_error=None if self._metrics is None else last_error(self._metrics.log),
         )
 
     def _count(self, result: Result) -> None:

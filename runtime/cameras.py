@@ -91,7 +91,8 @@ def run_cameras(
         sinks: not yet entered.
         batching: how frames are gathered.
         progress: called after each frame.
-        metrics: told of every result, every frame that was skipped and every camera that failed.
+        metrics: told of every result, every frame that was skipped and every camera that failed; its `log` is told of
+            cameras that failed, too.
 
     Raises:
         DataError: no camera, two of one name, or more tasks than a batch takes.

@@ -6,11 +6,13 @@ import math
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from time import monotonic
 from typing import Protocol
 
 from pgn_edge.errors import PairingError
 from pgn_edge.redact import public_name
+from pgn_edge.runtime.events import EventLog
 from pgn_edge.runtime.result import Result
 from pgn_edge.runtime.runtime import Runtime
 from pgn_edge.runtime.sinks import Sink
@@ -138,7 +140,11 @@ class Histogram:
 class Metrics:
     """All numbers of an app; each of its families takes numbers from any thread.
 
+    Args:
+        log: Event log of the app, whose counts and problems are in the exposition; None for a new one.
+
     Attributes:
+        log: Event log of the app.
         frames: answers, degraded ones among them, by camera and task.
         frames_dropped: frames that gave way to newer ones, by camera.
         frame_age_s: from the capture of a frame to its answer, by camera.
@@ -148,9 +154,12 @@ class Metrics:
         errors: of any kind, by kind; `degraded` counts frames whose numbers were not finite.
         drift: mixtures against the training profile, by task and measure (a field of `Drift`).
         sink_lost: what sinks lost or dropped, by sink.
+        events: Changes of state, by kind, subject and state.
+        last_error: Time of the last problem in seconds since 1970, by kind, subject and text.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, log: EventLog | None = None) -> None:
+        self.log = EventLog() if log is None else log
         camera = ("camera",)
         self.frames = Counter("pgn_edge_frames_total", "Answers given.", ("camera", "task"))
         self.frames_dropped = Counter("pgn_edge_frames_dropped_total", "Frames dropped for newer ones.", camera)
@@ -163,9 +172,16 @@ class Metrics:
         self.errors = Counter("pgn_edge_errors_total", "Errors.", ("kind",))
         self.drift = Gauge("pgn_edge_drift", "Distance from the training profile.", ("task", "measure"))
         self.sink_lost = Counter("pgn_edge_sink_lost_total", "What sinks lost or dropped.", ("sink",))
+        subject = ("kind", "subject")
+        self.events = Counter("pgn_edge_events_total", "Changes of state.", (*subject, "state"))
+        self.last_error = Gauge(
+            "pgn_edge_last_error_timestamp_seconds", "Time of the last problem of a subject.", (*subject, "text")
+        )
+        self.events.follow_all(lambda: dict(self.log.counts))
+        self.last_error.follow_all(lambda: _problems(self.log))
         self._families: tuple[Family, ...] = (
             *(self.frames, self.frames_dropped, self.frame_age_s, self.stage_s, self.task_swaps),
-            *(self.reconnects, self.errors, self.drift, self.sink_lost),
+            *(self.reconnects, self.errors, self.drift, self.sink_lost, self.events, self.last_error),
         )
         self._last: dict[str, tuple[int, float] | None] = {}  # index of the frame, and when it was answered
 
@@ -219,6 +235,13 @@ class Metrics:
     def render(self) -> str:
         """All numbers in the text exposition format 0.0.4."""
         return "".join(f"{line}\n" for family in self._families for line in family.lines())
+
+
+def _problems(events: EventLog) -> dict[Values, float]:
+    return {
+        (event.kind, event.subject, event.text): datetime.fromisoformat(event.at.replace("Z", "+00:00")).timestamp()
+        for event in events.problems.values()
+    }
 
 
 def _drift(runtime: Runtime) -> dict[Values, float]:

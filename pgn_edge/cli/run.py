@@ -238,6 +238,7 @@ def _plan(**options: Any) -> RunPlan:
         bundles=options["bundles"],
         strict=options["strict"],
         white=options["white"],
+        is_interactive=len(cameras) == 1,
     )
 
 

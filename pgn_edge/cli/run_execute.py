@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
+import click
+
 from pgn_edge.cli.console import progress_bar
 from pgn_edge.cli.run_plan import CameraPlan, RunPlan
 from pgn_edge.cli.run_sinks import make_sinks, serving
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from pgn_edge.left_out import LeftOut
     from pgn_edge.runtime.app import RunSummary
     from pgn_edge.runtime.cameras import Camera
+    from pgn_edge.runtime.events import EventLog
+    from pgn_edge.runtime.live import LiveSource
     from pgn_edge.runtime.sinks import Sink
     from pgn_edge.runtime.sources import Frame, Missing, Source
 
@@ -93,22 +97,26 @@ def execute(plan: RunPlan, left_out: LeftOut) -> Outcome:
     from pgn_edge.runtime import Runtime
     from pgn_edge.runtime.app import run_app
     from pgn_edge.runtime.cameras import Camera, run_cameras
+    from pgn_edge.runtime.events import EventLog
     from pgn_edge.runtime.live import LiveSource
     from pgn_edge.runtime.scheduler import Batching
 
+    events = EventLog(_say)
     with ExitStack() as stack:
         sources = {}
         for camera in plan.cameras:
-            source = stack.enter_context(_open(camera, len(plan.cameras) == 1, plan.white, left_out))
+            live = _live(camera, plan.is_interactive, events)
+            source = stack.enter_context(live or _open_file(camera, plan.white, left_out))
             sources[public_name(camera.name or source.name)] = source
-        live = any(isinstance(source, LiveSource) for source in sources.values())
+        is_live = any(isinstance(source, LiveSource) for source in sources.values())
         runtime = stack.enter_context(Runtime(plan.vit, plan.tasks, canvases=plan.draws, **plan.engine))
-        sinks = make_sinks(plan, runtime, sources)
-        metrics = stack.enter_context(serving(plan.metrics, runtime, sinks))
+        sinks = make_sinks(plan, runtime, sources, events)
+        metrics = stack.enter_context(serving(plan.metrics, runtime, sinks, events))
+        stack.enter_context(events.watching({name: sink for name, sink in sinks.items() if name != "web"}))
         progress = _lenient(stack.enter_context(progress_bar()))
         places = list(sinks.values())
         stop = Stop()
-        if len(sources) == 1 and not live:
+        if len(sources) == 1 and not is_live:
             (source,) = sources.values()
             stack.enter_context(handled(stop))
             summary = run_app(runtime, _Stoppable(source, stop), places, progress, metrics, plan.cameras[0].name)
@@ -120,19 +128,43 @@ def execute(plan: RunPlan, left_out: LeftOut) -> Outcome:
             stack.enter_context(_until_interrupted(cameras, stop))
             batching = Batching(**plan.batching)
             summary = run_cameras(runtime, cameras, places, batching=batching, progress=progress, metrics=metrics)
-        return Outcome(summary, _videos(sinks), 0 if live else stop.signal)
+        return Outcome(summary, _videos(sinks), 0 if is_live else stop.signal)
 
 
-def _open(camera: CameraPlan, alone: bool, white: int | None, left_out: LeftOut) -> Source:
-    """Open a source; one camera alone is waited for, and of several each connects while the others run."""
+def _live(camera: CameraPlan, is_interactive: bool, events: EventLog) -> LiveSource | None:
+    """Open a camera; None where the source is a file.
+
+    A person who waits at a terminal for one camera is told after `connect_s` that it does not come. A service, and a
+    run of several cameras, tries for ever: after a power cut cameras come up later than the device.
+    """
     from pgn_edge.runtime.live import LiveOptions, LiveSource
     from pgn_edge.runtime.live.address import live_address
+
+    address = live_address(camera.source)
+    if address is None:
+        return None
+    options = LiveOptions(**camera.live) if camera.live else None
+    source = LiveSource(camera.source, options, events.about("camera", camera.name or address.label))
+    if is_interactive:
+        try:
+            source.connect()
+        except BaseException:
+            source.close()
+            raise
+    return source
+
+
+def _open_file(camera: CameraPlan, white: int | None, left_out: LeftOut) -> Source:
+    from pgn_edge.runtime.live import LiveOptions
     from pgn_edge.runtime.sources import open_source
 
     options = LiveOptions(**camera.live) if camera.live else None
-    if not alone and live_address(camera.source) is not None:
-        return LiveSource(camera.source, options)
     return open_source(camera.source, options, white=white, left_out=left_out)
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):  # a terminal that was closed ends no run
+        click.echo(f"pgn-edge: {line}", err=True)
 
 
 def _lenient(progress: Progress) -> Progress:

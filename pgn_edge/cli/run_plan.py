@@ -81,6 +81,7 @@ class RunPlan:
         web: where the live page is; None for nowhere.
         bundles: folder of bundles that the page may swap in; None for none.
         strict: Whether an unreadable image stops the run, and missing frames make it fail.
+        is_interactive: Whether a person waits for a single camera, so that one that does not come ends the run.
         white: Value of white in image files of 16 bits a channel; None for 65,535, dark files refused.
     """
 
@@ -95,6 +96,7 @@ class RunPlan:
     bundles: str | None = None
     strict: bool = False
     white: int | None = None
+    is_interactive: bool = False
 
     @property
     def draws(self) -> bool:

@@ -29,6 +29,18 @@ def print_summary(summary: RunSummary) -> None:
         )
     for sink, count in summary.lost.items():
         click.echo(f"{sink}: {count} lost")
+    if line := last_error_line(summary):
+        click.echo(line)
+
+
+def last_error_line(summary: RunSummary) -> str:
+    """Say what went wrong last; empty where nothing did."""
+    error = summary.last_error
+    if error is None:
+        return ""
+    return printable(
+        f"last problem: {error['at']} {error['kind']} {error['subject']}: {error['state']}: {error['text']}"
+    )
 
 
 def missing_lines(summary: RunSummary) -> list[str]:

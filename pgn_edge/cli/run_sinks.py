@@ -14,6 +14,7 @@ from pgn_edge.cli.run_plan import Listen, RunPlan
 
 if TYPE_CHECKING:
     from pgn_edge.runtime import Runtime
+    from pgn_edge.runtime.events import EventLog
     from pgn_edge.runtime.metrics import Metrics
     from pgn_edge.runtime.sinks import Sink
     from pgn_edge.runtime.sinks.base import OnError
@@ -29,13 +30,14 @@ LIVE_FPS = {
 LIVE_FLUSH_S = 1.0  # for documents that wait when a camera app is told to end: whoever told it waits too
 
 
-def make_sinks(plan: RunPlan, runtime: Runtime, sources: Mapping[str, Source]) -> dict[str, Sink]:
+def make_sinks(plan: RunPlan, runtime: Runtime, sources: Mapping[str, Source], events: EventLog) -> dict[str, Sink]:
     """The sinks of a plan, not yet entered, by their names in metrics.
 
     Args:
         plan: of the run.
         runtime: that draws with its facts.
         sources: by camera; where one is live, files lose what a full disk does not take, and the run goes on.
+        events: Log that the page shows and writes its swaps to.
 
     Raises:
         OutputError: an option that a sink refuses, or a port that is taken.
@@ -66,7 +68,7 @@ def make_sinks(plan: RunPlan, runtime: Runtime, sources: Mapping[str, Source]) -
     if wanted.window:
         made["window"] = sinks.WindowSink(runtime.facts)
     if plan.web:
-        page = _page(plan, plan.web, runtime)
+        page = _page(plan, plan.web, runtime, events)
         for name, sink in made.items():
             page.watch(name, sink)
         for camera, source in sources.items():
@@ -89,25 +91,25 @@ def _options(given: Mapping[str, Any], live: bool) -> dict[str, Any]:
     return {**({"flush_s": LIVE_FLUSH_S} if live else {}), **given}
 
 
-def _page(plan: RunPlan, listen: Listen, runtime: Runtime) -> LivePage:
+def _page(plan: RunPlan, listen: Listen, runtime: Runtime, events: EventLog) -> LivePage:
     from pgn_edge.runtime.web import LivePage, PageOptions
 
     folder = Path(plan.bundles) if plan.bundles else None
-    page = LivePage(runtime, PageOptions(listen.host, listen.port, listen.token, folder))
+    page = LivePage(runtime, PageOptions(listen.host, listen.port, listen.token, folder), events)
     click.echo(f"page at {page.url}", err=True)
     return page
 
 
 @contextmanager
-def serving(listen: Listen | None, runtime: Runtime, sinks: Mapping[str, Sink]) -> Iterator[Metrics | None]:
-    """The metrics of a run, served meanwhile; None where nobody listens."""
+def serving(listen: Listen | None, runtime: Runtime, sinks: Mapping[str, Sink], events: EventLog) -> Iterator[Metrics]:
+    """The metrics of a run, served meanwhile where somebody listens."""
     from pgn_edge.runtime.metrics import Metrics
     from pgn_edge.runtime.metrics_server import MetricsServer
 
+    metrics = Metrics(events)
     if listen is None:
-        yield None
+        yield metrics
         return
-    metrics = Metrics()
     metrics.watch_runtime(runtime)
     for name, sink in sinks.items():
         metrics.watch(name, sink)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
@@ -37,6 +39,19 @@ class Address:
         return self.kind == "pipeline" or self.text.lower().startswith("http")
 
     @property
+    def device_path(self) -> str:
+        """Path of a device by its number or its own path, on Linux; empty of anything else."""
+        if self.kind != "device" or not sys.platform.startswith("linux"):
+            return ""
+        path = f"/dev/video{self.text}" if self.text.isdigit() else self.text
+        return path if re.fullmatch(r"/dev/video\d+|/dev/v4l/.+", path) else ""
+
+    @property
+    def is_hls(self) -> bool:
+        """Whether it is a playlist, whose frames come in segments of some seconds."""
+        return self.suffix == ".m3u8"
+
+    @property
     def suffix(self) -> str:
         """Of the file that a stream's path names, in lower case; empty where it names none."""
         return PurePosixPath(urlsplit(self.text).path).suffix.lower() if self.kind == "stream" else ""
@@ -54,7 +69,7 @@ def live_address(source: str) -> Address | None:
         DataError: an address of another scheme or one that cannot be read, or a pipeline without an appsink.
     """
     keep_address_secrets(source)
-    if (source.isascii() and source.isdigit()) or source.startswith("/dev/video"):
+    if (source.isascii() and source.isdigit()) or source.startswith(("/dev/video", "/dev/v4l/")):
         return Address("device", source)
     if " ! " in source and not os.path.exists(source):
         if "appsink" not in source.rpartition("!")[2]:

@@ -14,6 +14,8 @@ from pgn_edge.errors import PgnEdgeError
 from pgn_edge.runtime.live.memory import FrameMemory
 from pgn_edge.runtime.live.options import Counters
 
+LOOK_S = 0.05  # between two looks whether there is any hope
+
 
 @dataclass(frozen=True, eq=False)
 class Pending:
@@ -129,17 +131,25 @@ class FrameBuffer:
         frame.give_back(frame.slot)
         return Taken(image_bgr, index, frame.sequence, dropped, frame.captured_s, frame.media)
 
-    def wait_for_first(self) -> None:
-        """Wait until a frame has come or the source has ended.
+    def wait_for_first(self, until_s: float, is_hopeless: Callable[[], bool]) -> bool:
+        """Wait until a frame has come or the source has ended; False where neither happened in time.
+
+        Args:
+            until_s: Time on the monotonic clock when the wait ends.
+            is_hopeless: Function that says that no frame will come soon, so that the wait ends at once.
 
         Raises:
-            PgnEdgeError: it ended with an error.
+            PgnEdgeError: The source ended with an error.
         """
         with self._changed:
             while self._newest is None and not self._done:
-                self._changed.wait()
+                left_s = until_s - time.monotonic()
+                if left_s <= 0 or is_hopeless():
+                    return False
+                self._changed.wait(min(left_s, LOOK_S))
             if self._newest is None and self._error is not None:
                 raise self._error
+        return True
 
     def finish(self, error: PgnEdgeError | None = None) -> None:
         """No frame comes any more; those that are pending can still be taken, and then the error is raised."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ SCRIPT = Path(grabber.__file__)
 FFMPEG_LEVEL = "16"
 ERRORS_ONLY = {"OPENCV_FFMPEG_LOGLEVEL": FFMPEG_LEVEL, "OPENCV_LOG_LEVEL": "ERROR"}
 STDERR_LINES = 20
+REFUSED = re.compile(r"(?:failed: |error )((?:401|403)\b.*)")
 LONGEST_LINE = 4096
 TERMINATE_S, KILL_S, JOIN_S = 0.4, 0.8, 0.2
 
@@ -68,6 +70,11 @@ class Grabber:
         if self._stderr:
             return self._stderr[-1]
         return f"status {status}" if status else ""
+
+    def refusal(self) -> str:
+        """Give the status of a refused user and password, such as `401 Unauthorized`; empty if there is none."""
+        found = [match[1] for line in self._stderr if (match := REFUSED.search(line))]
+        return found[-1] if found else ""
 
     def __enter__(self) -> Grabber:
         return self

@@ -6,8 +6,9 @@ no engine. Both pipes carry one JSON value a line.
 - stdin: the order (kind, address, policy, max_fps); then `{"memory": name, "slots": n}` as an answer to `size`, and
   `{"free": slot, "memory": name}` for a slot that may be written again. Where stdin ends, so does the grabber.
 - stdout: `["opened", fps, count]`, `["size", h, w]`, `["attached"]`, `["frame", slot, sequence, captured_ns,
-  thinned, media]`, `["alive", thinned]`, and at last `["ended", frames, damaged]` or `["failed", reason]`. `media` is
-  null for a camera, and of a file `[time_s, damaged]`: media time of the frame, and how many before it did not decode.
+  thinned, media]`, `["alive", thinned]`, and at last `["ended", frames, damaged]`, `["failed", reason]` or
+  `["refused", status]`. `media` is null for a camera, and of a file `[time_s, damaged]`: media time of the frame,
+  and how many before it did not decode.
 
 A slot belongs to one side at a time, and changes hands with a line in a pipe. So a frame that is half written, also by
 a grabber that was killed, is never read, on processors of any memory order.
@@ -15,6 +16,7 @@ a grabber that was killed, is never read, on processors of any memory order.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import queue
@@ -27,11 +29,13 @@ from multiprocessing.shared_memory import SharedMemory
 from typing import Any, NoReturn
 
 MOST_FAILURES = 1000  # in a row, in a file: OpenCV reports a damaged packet and the end alike
+HERE = os.path.dirname(os.path.abspath(__file__))
+CAPTURE_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 BEAT_S = 0.2  # between two signs of life while no frame is handed over
 CHANNELS = 3
 # In one TCP connection no packet is lost. Without the rest FFmpeg holds frames back, to probe and to reorder them, and
 # reads 20 of them to guess the rate; of a stream that may be a file it would throw away the first frame.
-CAMERA_OPTIONS = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay|fpsprobesize;0"
+CAMERA_OPTIONS = "rtsp_transport;{}|fflags;nobuffer|flags;low_delay|fpsprobesize;0"
 
 
 class Parent:
@@ -147,8 +151,35 @@ def open_capture(order: dict[str, Any]) -> Any:
     if order["kind"] == "pipeline":
         return cv2.VideoCapture(address, cv2.CAP_GSTREAMER)
     if not order["may_end"]:
-        os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", CAMERA_OPTIONS)
+        transport = order.get("rtsp_transport")
+        given = os.environ.get(CAPTURE_OPTIONS)
+        if given is None:
+            os.environ[CAPTURE_OPTIONS] = CAMERA_OPTIONS.format(transport or "tcp")
+        elif transport:
+            os.environ[CAPTURE_OPTIONS] = f"{given}|rtsp_transport;{transport}"
     return cv2.VideoCapture(address, cv2.CAP_FFMPEG)
+
+
+def ask_for_picture(parent: Parent, order: dict[str, Any]) -> tuple[Any, str, str]:
+    """Ask an http address once, which tells single pictures from streams, and a refusal from an address that is wrong.
+
+    Returns:
+        The source of pictures, None for a stream; the event and the reason of a failure, empty if there is none.
+    """
+    spec = importlib.util.spec_from_file_location("snapshot", os.path.join(HERE, "snapshot.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    snapshot = importlib.util.module_from_spec(spec)
+    sys.modules["snapshot"] = snapshot
+    spec.loader.exec_module(snapshot)
+    source = snapshot.Snapshots(order["address"], order["max_fps"] or snapshot.FPS, lambda: parent.beat(0))
+    answer = source.ask()
+    status = f"{answer.status} {answer.reason}".strip()
+    if answer.status in snapshot.REFUSALS:
+        return None, "refused", status
+    if answer.status >= 400:
+        return None, "failed", f"it answers {status}"
+    return (source if answer.is_picture else None), "", ""
 
 
 def is_picture(image: Any) -> bool:
@@ -215,6 +246,15 @@ def serve(parent: Parent) -> None:
 
     order = parent.order()
     try:
+        if order["kind"] == "stream" and order["may_end"]:
+            pictures, event, reason = ask_for_picture(parent, order)
+            if event:
+                parent.tell(event, reason)
+                return
+            if pictures is not None:
+                parent.tell("opened", pictures.fps, 0)
+                parent.tell("failed", grab(parent, pictures, {**order, "max_fps": None}, 0, False)[2])
+                return
         capture = open_capture(order)
         if not capture.isOpened():
             parent.tell("failed", "it does not open")
@@ -238,8 +278,7 @@ def main() -> NoReturn:
     # Ctrl-C reaches the whole group; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # This folder, where a script finds its modules first, must not hide any of OpenCV's.
-    here = os.path.dirname(os.path.abspath(__file__))
-    sys.path[:] = [entry for entry in sys.path if entry != here]
+    sys.path[:] = [entry for entry in sys.path if entry != HERE]
     serve(Parent())
     # The listening thread still reads stdin, which an ordinary exit would trip over.
     os._exit(0)

@@ -9,6 +9,7 @@ from types import TracebackType
 
 from pgn_edge.errors import DataError
 from pgn_edge.extras import cv2, import_opencv
+from pgn_edge.runtime.events import Report, silent
 from pgn_edge.runtime.live.address import Address, live_address
 from pgn_edge.runtime.live.buffer import FrameBuffer
 from pgn_edge.runtime.live.options import Counters, LiveOptions
@@ -24,18 +25,20 @@ class LiveSource:
     """A camera or a stream, read by a process of its own from the moment that this is made.
 
     One thread iterates; `counters` and `close` may be called from any thread, also from a signal handler. The iteration
-    goes on while the camera is away, and ends only when the source is closed, or a file behind an address has ended.
+    goes on while the camera is away, also before its first frame. It ends only when the source is closed, or a file
+    behind an address has ended.
 
     Args:
         source: camera number, /dev/videoN, rtsp:// or http:// address, or GStreamer pipeline.
         options: how to read it.
+        report: Function that is told when the camera is lost, refused and back, and why; `EventLog.about` makes one.
 
     Raises:
         DataError: no live source, or a pipeline and an OpenCV without GStreamer.
         MissingExtraError: OpenCV is not installed.
     """
 
-    def __init__(self, source: str, options: LiveOptions | None = None) -> None:
+    def __init__(self, source: str, options: LiveOptions | None = None, report: Report = silent) -> None:
         address = live_address(source)
         if address is None:
             raise DataError(
@@ -49,7 +52,9 @@ class LiveSource:
         self._address = address
         self._shown: int | None = None  # frames that a file shows by its own index, once that was asked for
         self._buffer = FrameBuffer()
-        self._supervisor = Supervisor(address, options or LiveOptions(), self._buffer)
+        options = options or LiveOptions()
+        self._until_s = time.monotonic() + options.connect_s
+        self._supervisor = Supervisor(address, options, self._buffer, report)
         self._thread = threading.Thread(target=self._supervisor.run, name=f"pgn-edge {self.name}", daemon=True)
         self._thread.start()
 
@@ -91,12 +96,16 @@ class LiveSource:
         return self._supervisor.grabber_pid
 
     def connect(self) -> None:
-        """Wait for the first frame.
+        """Wait for the first frame, `connect_s` from the moment that the source was made.
+
+        The source goes on trying after an error, until it is closed.
 
         Raises:
-            DataError: none came within `connect_s`, or there is no shared memory for it.
+            DataError: No frame came in time, the camera refused user and password, there is no such device, or there is
+                no shared memory for the frame.
         """
-        self._buffer.wait_for_first()
+        if not self._buffer.wait_for_first(self._until_s, lambda: self._supervisor.is_hopeless):
+            raise self._supervisor.why()
 
     def close(self) -> None:
         """End the iteration at once and the grabber within 2 s, whatever it does."""

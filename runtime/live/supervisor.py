@@ -12,15 +12,19 @@ from functools import partial
 
 from pgn_edge.errors import DataError, PgnEdgeError
 from pgn_edge.redact import redact
+from pgn_edge.runtime.events import Report, silent
 from pgn_edge.runtime.live.address import Address
 from pgn_edge.runtime.live.buffer import FrameBuffer, Pending
 from pgn_edge.runtime.live.child import Grabber
+from pgn_edge.runtime.live.loss import Loss, Pause, first_frame_error, missing_device
 from pgn_edge.runtime.live.memory import FrameMemory
 from pgn_edge.runtime.live.options import LiveOptions
 
 SHORTEST_BACKOFF_S = 0.1
 # With what opening takes, a camera that is back is seen again within 5 s.
 LONGEST_BACKOFF_S = 3.0
+# A camera that stays away costs a new process for each attempt.
+RARE_AFTER, RARE_BACKOFF_S = 30, 10.0
 TICK_S = 0.1
 # Beside those that are pending: one that is written and one that is copied.
 SPARE_SLOTS = 2
@@ -43,19 +47,6 @@ class Stream:
     damaged: int = 0
 
 
-@dataclass(frozen=True)
-class Loss:
-    """Why a connection is over.
-
-    Args:
-        counter: what it counts as, `stalls` or `errors`.
-        reason: for a message.
-    """
-
-    counter: str
-    reason: str
-
-
 class Supervisor:
     """Reads one live source until it ends or is stopped.
 
@@ -63,13 +54,17 @@ class Supervisor:
         address: of the camera.
         options: how to read it.
         buffer: where frames, counters and the end go.
+        report: Function that is told when the camera is lost, refused and back, and why.
     """
 
-    def __init__(self, address: Address, options: LiveOptions, buffer: FrameBuffer) -> None:
+    def __init__(self, address: Address, options: LiveOptions, buffer: FrameBuffer, report: Report = silent) -> None:
         self.stream = Stream()
         self._address, self._options, self._buffer = address, options, buffer
         self._stopped = threading.Event()
         self._grabber_pid: int | None = None
+        self._report = report
+        self._loss: Loss | None = None  # of the camera that is away at present
+        self._attempts = 0
 
     @property
     def grabber_pid(self) -> int | None:
@@ -92,48 +87,70 @@ class Supervisor:
             self._buffer.finish(self._error("a reader that runs", "one that failed", "report it with its traceback"))
             raise
 
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether another attempt soon would end as the last one did: it was refused, or there is no such device."""
+        return self._loss is not None and (self._loss.is_refusal or self._loss.is_missing)
+
+    def why(self) -> DataError:
+        """Give the error of a source that has given no frame yet."""
+        return first_frame_error(self._address, self._options, self._loss, self._attempts)
+
     def _run(self) -> None:
-        give_up_s = time.monotonic() + self._options.connect_s
-        failures = attempts = 0
-        reason = ""
+        failures = 0
         while not self._stopped.is_set():
-            attempts += 1
             before = self._buffer.next_sequence
-            loss = self._connect(_backoff_s(failures), give_up_s if before == 0 else None)
+            loss = self._connect(self._pause_s(failures))
             if loss is None:
                 return
             self._buffer.add(loss.counter)
-            came = self._buffer.next_sequence > before
-            failures = 1 if came else failures + 1
-            if loss.counter == "errors" or not reason:
-                reason = loss.reason  # rather than that the last attempt was cut off
-            if self._buffer.next_sequence == 0 and time.monotonic() >= give_up_s - TICK_S:
-                raise self._error(
-                    f"a first frame within {self._options.connect_s:g} s",
-                    f"{reason} ({attempts} attempt{'s' if attempts > 1 else ''})",
-                    "check that the camera is on, and its address, user and password",
-                )
+            failures = 1 if self._buffer.next_sequence > before else failures + 1
+            # A cause that is known says more than that a later attempt was cut off.
+            if self._loss is None or loss.counter == "errors" or failures == 1:
+                self._loss = loss
+                self._report("refused" if loss.is_refusal else "lost", f"{loss.reason}; {self._next(loss)}")
 
-    def _connect(self, delay_s: float, give_up_s: float | None) -> Loss | None:
+    def _next(self, loss: Loss) -> str:
+        if loss.is_refusal:
+            return f"the next attempt is in {self._options.refused_s:g} s"
+        return "it is tried again and again"
+
+    def _pause_s(self, failures: int) -> float:
+        if self._loss is not None and self._loss.is_refusal and failures:
+            return self._options.refused_s
+        return _backoff_s(failures)
+
+    def _connect(self, delay_s: float) -> Loss | None:
+        started_s = time.monotonic()
+        # While the last part of the pause lasts, a new grabber loads OpenCV.
+        if self._stopped.wait(max(delay_s - LONGEST_BACKOFF_S, 0)):
+            return None
+        self._attempts += 1
+        missing = missing_device(self._address)
+        if missing:
+            self._stopped.wait(max(started_s + delay_s - time.monotonic(), 0))
+            return Loss("errors", missing, is_missing=True)
         try:
-            # It loads OpenCV while the pause lasts.
             grabber = Grabber()
         except OSError as exc:
             self._stopped.wait(delay_s)
             return Loss("errors", f"no grabber process: {exc}")
         with grabber:
             self._grabber_pid = grabber.pid
-            if give_up_s is not None:
-                delay_s = min(delay_s, max(give_up_s - time.monotonic() - TICK_S, 0))
-            if self._stopped.wait(delay_s):
+            if self._stopped.wait(max(started_s + delay_s - time.monotonic(), 0)):
                 return None
-            deadline_s = give_up_s or time.monotonic() + self._options.connect_s
             connection = Connection(grabber, self._address, self._options, self._buffer, self.stream)
+            connection.back = self._back
             try:
-                return connection.run(self._stopped, deadline_s)
+                return connection.run(self._stopped, time.monotonic() + self._options.connect_s)
             finally:
                 connection.close()
                 self._grabber_pid = None
+
+    def _back(self) -> None:
+        if self._loss is not None:
+            self._loss = None
+            self._report("back", "")
 
     def _error(self, expected: str, got: str, do: str) -> DataError:
         return DataError(self._address.label, expected=expected, got=got, do=do)
@@ -159,6 +176,8 @@ class Connection:
         self._first_sequence = buffer.next_sequence
         self._thinned = 0
         self._last_sign_s: float | None = None
+        self._pause = Pause(options, address)
+        self.back: Callable[[], None] = lambda: None
         self._handlers: dict[str, Callable[..., Loss | None]] = {
             "opened": self._opened,
             "size": self._size,
@@ -166,6 +185,7 @@ class Connection:
             "frame": self._frame,
             "alive": self._alive,
             "failed": self._failed,
+            "refused": self._refused,
         }
 
     def run(self, stopped: threading.Event, deadline_s: float) -> Loss | None:
@@ -182,7 +202,8 @@ class Connection:
             DataError: there is no memory for its frames.
         """
         order = {"kind": self._address.kind, "address": self._address.text, "may_end": self._address.may_end}
-        self._grabber.send({**order, "policy": self._options.policy, "max_fps": self._options.max_fps})
+        wanted = {name: getattr(self._options, name) for name in ("policy", "max_fps", "rtsp_transport")}
+        self._grabber.send({**order, **wanted})
         while not stopped.is_set():
             ahead_s = self._limit_s(deadline_s) - time.monotonic()
             try:
@@ -210,9 +231,10 @@ class Connection:
     def _limit_s(self, deadline_s: float) -> float:
         if self._last_sign_s is None:
             return deadline_s
+        longest_s = self._pause.longest_s
         if self._memory is not None and self._buffer.waiting >= self._memory.slots:
-            return time.monotonic() + self._options.stall_s  # it waits for the app
-        return max(self._last_sign_s, self._buffer.taken_s) + self._options.stall_s
+            return time.monotonic() + longest_s  # it waits for the app
+        return max(self._last_sign_s, self._buffer.taken_s) + longest_s
 
     def _ended(self, frames: int, damaged: int) -> None:
         if not frames and not self._first_sequence:
@@ -225,8 +247,10 @@ class Connection:
         self._stream.ended_after, self._stream.damaged = frames, damaged
 
     def _stall(self) -> Loss:
-        reason = "no frame in time" if self._stream.fps or self._stream.count else "no answer in time"
-        return Loss("stalls", reason)
+        if self._last_sign_s is not None:
+            return Loss("stalls", f"no frame for {self._pause.longest_s:.1f} s, stall_s")
+        what = "no frame" if self._stream.fps or self._stream.count else "no answer"
+        return Loss("stalls", f"{what} in time, within {self._options.connect_s:g} s, connect_s")
 
     def _opened(self, fps: float, count: int) -> None:
         self._stream.fps, self._stream.count = fps, count
@@ -245,8 +269,10 @@ class Connection:
 
     def _frame(self, slot: int, sequence: int, captured_ns: int, thinned: int, media: tuple[float, int] | None) -> None:
         assert self._memory is not None
-        if self._last_sign_s is None and self._first_sequence:
-            self._buffer.add("reconnects")
+        if self._last_sign_s is None:
+            self.back()
+            if self._first_sequence:
+                self._buffer.add("reconnects")
         give_back = partial(_give_back, self._grabber, self._memory.name)
         number, captured_s = self._first_sequence + sequence, captured_ns / 1e9
         self._buffer.put(Pending(self._memory, slot, number, captured_s, give_back, media))
@@ -254,11 +280,18 @@ class Connection:
 
     def _alive(self, thinned: int) -> None:
         self._last_sign_s = time.monotonic()
+        self._pause.sign(self._last_sign_s)
         self._buffer.add("thinned", thinned - self._thinned)
         self._thinned = thinned
 
+    def _refused(self, status: str) -> Loss:
+        return Loss("errors", f"it refused user and password: {redact(status)}", is_refusal=True)
+
     def _failed(self, reason: str) -> Loss:
         words = self._grabber.last_words()
+        status = self._grabber.refusal()
+        if status:
+            return self._refused(status)
         return Loss("errors", redact(f"{reason}: {words}" if words else reason))
 
 
@@ -270,5 +303,7 @@ def _backoff_s(failures: int) -> float:
     if failures == 0:
         return 0.0
     longest_s = min(SHORTEST_BACKOFF_S * 2.0 ** min(failures - 1, 16), LONGEST_BACKOFF_S)
+    if failures > RARE_AFTER:
+        longest_s = RARE_BACKOFF_S
     # With jitter, so that cameras behind one switch do not all come back in the same moment.
     return longest_s * random.uniform(0.5, 1.0)  # noqa: S311

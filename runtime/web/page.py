@@ -12,6 +12,7 @@ from typing import Any
 
 from pgn_edge.errors import OutputError, PgnEdgeError
 from pgn_edge.runtime.drift import Drift
+from pgn_edge.runtime.events import EventLog, last_error
 from pgn_edge.runtime.http_server import HttpService
 from pgn_edge.runtime.result import Result
 from pgn_edge.runtime.runtime import Runtime
@@ -24,6 +25,7 @@ from pgn_edge.runtime.web.state import State
 from pgn_edge.runtime.web.swaps import Swaps
 
 TICK_S = 1.0
+MOST_SHOWN = 20  # events on the page
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,14 @@ class LivePage:
     Args:
         runtime: whose tasks are shown and swapped; open as long as the page is.
         options: where the page is, and what it may do.
+        events: Log that the page shows, and that its swaps are written to; None for a log of its own.
 
     Raises:
         OutputError: an address that others reach without a token, a token that no header carries, a port that is
             taken, or no such folder of bundles.
     """
 
-    def __init__(self, runtime: Runtime, options: PageOptions | None = None) -> None:
+    def __init__(self, runtime: Runtime, options: PageOptions | None = None, events: EventLog | None = None) -> None:
         options = options or PageOptions()
         if options.bundles is not None and not options.bundles.is_dir():
             raise OutputError(
@@ -68,7 +71,8 @@ class LivePage:
                 do="create it, or name another",
             )
         self._runtime, self._state, self._tally = runtime, State(), Tally()
-        self._swaps = Swaps(runtime, options.bundles)
+        self._events = EventLog() if events is None else events
+        self._swaps = Swaps(runtime, options.bundles, self._events)
         self._epoch = secrets.token_hex(4)  # tells a page that numbers of rows begin anew
         self._closed = threading.Event()
         site = Site(
@@ -150,4 +154,6 @@ class LivePage:
             for name, task in loaded.items()
         ]
         document = self._state.document(after, {name: task.facts.preprocess for name, task in loaded.items()})
+        newest = [event.to_json() for event in self._events.events[-MOST_SHOWN:]]
+        document |= {"events": newest[::-1], "last_error": last_error(self._events)}
         return {**document, "epoch": self._epoch, "bundles": self._swaps.bundles, "tasks": tasks}

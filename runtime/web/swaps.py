@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pgn_edge.errors import PgnEdgeError
+from pgn_edge.runtime.events import EventLog
 from pgn_edge.runtime.runtime import Runtime
 
 MOST_BUNDLES = 500
@@ -18,10 +19,11 @@ class Swaps:
     Args:
         runtime: whose tasks.
         folder: of the bundles; None where none is to be swapped.
+        events: Log of what became of each swap.
     """
 
-    def __init__(self, runtime: Runtime, folder: Path | None) -> None:
-        self._runtime, self._folder = runtime, folder
+    def __init__(self, runtime: Runtime, folder: Path | None, events: EventLog) -> None:
+        self._runtime, self._folder, self._events = runtime, folder, events
         self._one = threading.Lock()
         self._last: dict[str, dict[str, Any]] = {}
 
@@ -76,4 +78,5 @@ class Swaps:
             error = str(exc)
         finally:
             self._last[task] = {"bundle": bundle, "state": "failed" if error else "done", "error": error}
+            self._events.add("task", task, "refused" if error else "done", f"swap to {bundle}{error and f': {error}'}")
         return (422, error) if error else (200, f"{task} is {bundle} now")

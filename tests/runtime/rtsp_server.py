@@ -1,6 +1,7 @@
 """A camera that speaks RTSP: GStreamer's own server, with a pattern that tells which frame it is and when it was made.
 
-Run by the system's Python, which has GStreamer's bindings: `python3 rtsp_server.py PORT WIDTH HEIGHT FPS`. It prints
+Run by the system's Python, which has GStreamer's bindings: `python3 rtsp_server.py PORT WIDTH HEIGHT FPS [PASSWORD]`,
+with the user `viewer`. It prints
 `ready` once it listens. The upper half of each frame is its number, the lower half the monotonic clock in milliseconds,
 both modulo 65536, as 16 bars from the highest bit to the lowest, white for 1.
 """
@@ -51,7 +52,7 @@ def main():
     factory = GstRtspServer.RTSPMediaFactory()
     factory.set_launch(
         f"( appsrc name=frames is-live=true do-timestamp=true format=time caps={caps} "
-        f"! x264enc tune=zerolatency speed-preset=ultrafast key-int-max={fps // 2} bitrate=2000 "
+        f"! x264enc tune=zerolatency speed-preset=ultrafast key-int-max={max(fps // 2, 1)} bitrate=2000 "
         "! rtph264pay name=pay0 )"
     )
     factory.set_shared(True)
@@ -59,6 +60,16 @@ def main():
     server = GstRtspServer.RTSPServer()
     server.set_address("127.0.0.1")
     server.set_service(str(port))
+    if len(sys.argv) > 5:
+        roles = GstRtspServer.RTSPPermissions()
+        for right in ("access", "construct"):
+            roles.add_permission_for_role("viewer", f"media.factory.{right}", True)
+        factory.set_permissions(roles)
+        token = GstRtspServer.RTSPToken()
+        token.set_string("media.factory.role", "viewer")
+        auth = GstRtspServer.RTSPAuth()
+        auth.add_basic(GstRtspServer.RTSPAuth.make_basic("viewer", sys.argv[5]), token)
+        server.set_auth(auth)
     server.get_mount_points().add_factory("/camera", factory)
     if not server.attach(None):
         sys.exit(f"port {port} is taken")

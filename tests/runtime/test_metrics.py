@@ -152,6 +152,8 @@ def test_the_names_are_those_that_dashboards_use() -> None:
         "pgn_edge_errors_total": "counter",
         "pgn_edge_drift": "gauge",
         "pgn_edge_sink_lost_total": "counter",
+        "pgn_edge_events_total": "counter",
+        "pgn_edge_last_error_timestamp_seconds": "gauge",
     }
 
 

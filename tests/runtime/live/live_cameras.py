@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import signal
@@ -89,9 +90,9 @@ class RtspCamera:
         self.url = f"rtsp://127.0.0.1:{self.port}/camera"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, width: int = 160, height: int = 128, fps: int = 25) -> None:
+    def start(self, width: int = 160, height: int = 128, fps: int = 25, password: str = "") -> None:
         """Switch it on; it listens when this returns."""
-        arguments = [str(number) for number in (self.port, width, height, fps)]
+        arguments = [*(str(number) for number in (self.port, width, height, fps)), *([password] if password else [])]
         self._process = subprocess.Popen([SYSTEM_PYTHON, str(SERVER), *arguments], stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == b"ready\n"
@@ -119,6 +120,9 @@ class HttpCamera:
         self.number = 0
         self.broken = False
         self.files: dict[str, bytes] = {}
+        self.kinds: dict[str, str] = {}
+        self.login = ""  # `user:password` that requests must carry
+        self.logins: list[str | None] = []  # what each request carried
         camera = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -138,12 +142,23 @@ class HttpCamera:
         self._thread.start()
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
-        data = self.files.get(request.path.partition("?")[0])
+        header = request.headers.get("Authorization")
+        self.logins.append(None if header is None else base64.b64decode(header.partition(" ")[2]).decode())
+        if self.login and self.logins[-1] != self.login:
+            request.send_response(401)
+            request.send_header("WWW-Authenticate", 'Basic realm="camera"')
+            request.send_header("Content-Length", "0")
+            request.end_headers()
+            return
+        path = request.path.partition("?")[0]
+        data = self.files.get(path)
         if data is not None:
             first, _, last = request.headers.get("Range", "").removeprefix("bytes=").partition("-")
             start = int(first or 0)
             part = data[start : int(last or len(data)) + 1]
             request.send_response(206 if first else 200)
+            if path in self.kinds:
+                request.send_header("Content-Type", self.kinds[path])
             request.send_header("Content-Length", str(len(part)))
             request.send_header("Accept-Ranges", "bytes")
             if first:
@@ -154,15 +169,17 @@ class HttpCamera:
             request.send_response(200)
             request.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
             request.end_headers()
+            number = self.number
             while not self._stopped:
-                request.wfile.write(self._part())
+                number += 1
+                request.wfile.write(self._part(number))
+                self.number = max(self.number, number)
                 time.sleep(1 / self.fps)
         else:
             request.send_error(404)
 
-    def _part(self) -> bytes:
-        self.number += 1
-        _, encoded = cv2.imencode(".jpg", pattern(self.number, self.size_hw))
+    def _part(self, number: int) -> bytes:
+        _, encoded = cv2.imencode(".jpg", pattern(number, self.size_hw))
         jpeg = b"\x00" * encoded.size if self.broken else encoded.tobytes()
         head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
         return head.encode() + jpeg + b"\r\n"

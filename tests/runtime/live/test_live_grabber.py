@@ -327,10 +327,15 @@ def test_a_parent_that_ends_leaves_no_grabber(http: HttpCamera, number: signal.S
 @pytest.mark.parametrize(
     ("address", "connect_s", "says"),
     [
-        ("rtsp://user:s3cret@127.0.0.1:9/camera", 3.0, "within 3 s, got it does not open: .*refused.*attempts"),
-        ("/dev/video987", 1.5, r"within 1.5 s, got it does not open \("),
+        (
+            "rtsp://user:s3cret@127.0.0.1:9/camera",
+            3.0,
+            "within 3 s, got it does not open: .*refused.*attempts.*--connect-s",
+        ),
+        ("/dev/video987", 600.0, r"/dev/video987: expected a camera at this device, got no device /dev/video987"),
+        ("987", 600.0, r"987: expected a camera at this device, got no device /dev/video987 \(there are: "),
     ],
-    ids=["nobody listens", "no such device"],
+    ids=["nobody listens", "no such device fails at once", "no such number fails at once"],
 )
 def test_a_camera_that_never_came_up_is_one_error(address: str, connect_s: float, says: str) -> None:
     with pytest.raises(DataError, match=says) as caught:
