@@ -33,7 +33,7 @@ TOP: Kinds = {
 }
 CAMERA: Kinds = {
     **{"source": str, "tasks": list, "policy": str, "max_fps": float, "queue": int},
-    **{"stall_s": float, "connect_s": float},
+    **{"stall_s": float, "connect_s": float, "refused_s": float, "rtsp_transport": str},
 }
 BATCHING: Kinds = {"max_batch": int, "max_wait_ms": float}
 SINKS: Kinds = {
@@ -61,6 +61,7 @@ CHOICES = {
     "provider": ("cpu", "cuda", "tensorrt"),
     "policy": ("latest", "drop-oldest", "wait"),
     "on_error": ("raise", "drop"),
+    "rtsp_transport": ("tcp", "udp"),
     "codec": ("vp9", "vp8", "mp4v"),
 }
 NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", list: "a list of strings"}

@@ -54,7 +54,8 @@ class Address:
     @property
     def suffix(self) -> str:
         """Of the file that a stream's path names, in lower case; empty where it names none."""
-        return PurePosixPath(urlsplit(self.text).path).suffix.lower() if self.kind == "stream" else ""
+        path = re.split(r"[?#]", self.text.rpartition("@")[2], maxsplit=1)[0]
+        return PurePosixPath(path).suffix.lower() if self.kind == "stream" else ""
 
 
 def live_address(source: str) -> Address | None:
@@ -93,6 +94,9 @@ def live_address(source: str) -> Address | None:
     try:
         _ = urlsplit(source).port
     except ValueError as exc:
-        expected, do = f"an address such as {scheme}://host:554/path", "check brackets, colons and the port in it"
+        expected, do = (
+            f"an address such as {scheme}://host:554/path",
+            "check the port in it, and write / ? # @ [ of a password as %XX",
+        )
         raise DataError(f"{scheme}:// address", expected=expected, got="one that cannot be read", do=do) from exc
     return Address("stream", source)

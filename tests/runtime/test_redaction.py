@@ -26,7 +26,7 @@ from pgn_edge.known_secrets import Registry
 from pgn_edge.runtime.app import Account
 from pgn_edge.runtime.cameras import Camera
 from pgn_edge.runtime.live import LiveOptions
-from pgn_edge.runtime.live.address import live_address
+from pgn_edge.runtime.live.address import Address, live_address
 from pgn_edge.runtime.live.buffer import FrameBuffer
 from pgn_edge.runtime.live.supervisor import Connection, Stream
 from pgn_edge.runtime.metrics import Metrics
@@ -60,7 +60,7 @@ def server() -> Iterator[MetricsServer]:
 
 def failure(address: Any, words: str) -> str:
     """What a supervisor says of a grabber whose FFmpeg wrote these words."""
-    grabber = cast("Any", SimpleNamespace(last_words=lambda: words))
+    grabber = cast("Any", SimpleNamespace(last_words=lambda: words, refusal=lambda: ""))
     connection = Connection(grabber, address, LiveOptions(), FrameBuffer(), Stream())
     return connection._failed("it does not open").reason
 
@@ -72,13 +72,18 @@ def test_a_password_of_a_camera_is_in_nothing_that_an_app_writes_shows_or_serves
     secret = f"Zq9{secret}x7W"
     escaped = secret.replace("\\", "\\\\").replace('"', '\\"')
     source = place.replace("{quoted}", quote(secret)).replace("{escaped}", escaped).replace("{}", secret)
-    address = live_address(source)
-    assert address is not None
+    written = []
+    try:
+        address = live_address(source)
+        assert address is not None
+    except DataError as exc:  # its password should have been encoded
+        written.append(str(exc))
+        address = Address("stream", source)
     frame = Frame(0, f"{address.label}#0", None, np.zeros((4, 4, 3), np.uint8), 0.0, 1.0, 0)
     raw = Frame(1, f"{source}#1", None, frame.image_bgr, 0.0, 1.0, 1)  # from a loop of the user's own
     named = replace(raw, camera=source)
     words = f"[tcp @ 0x55] Could not open {source}: 401 ({secret!r}, {quote(secret)})"
-    written = [failure(address, words), str(DataError(source, expected="x", got=words, do="y"))]
+    written += [failure(address, words), str(DataError(source, expected="x", got=words, do="y"))]
 
     documents: list[Any] = []
     mqtt, webhook = MqttSink("localhost"), WebhookSink("http://localhost/")
@@ -105,7 +110,7 @@ def test_a_password_of_a_camera_is_in_nothing_that_an_app_writes_shows_or_serves
         print_summary(summary)
     state.watch("mqtt", mqtt)
     written += [out.getvalue(), err.getvalue(), json.dumps(summary.to_json()), metrics.render()]
-    written += [json.dumps(server.health()), json.dumps(state.document(-1)), repr(documents)]
+    written += [json.dumps(server.health()), json.dumps(state.document(-1, {})), repr(documents)]
     assert len(documents) == 6
     for text in written:
         assert "Zq9" not in text, (source, text)
