@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from pgn_edge.errors import OutputError, PgnEdgeError
+from pgn_edge.redact import public_name
 from pgn_edge.runtime.drift import Drift
 from pgn_edge.runtime.events import EventLog, last_error
 from pgn_edge.runtime.http_server import HttpService
@@ -104,16 +105,14 @@ class LivePage:
         """
         self._state.watch(name, sink)
 
-    def expect(self, camera: str, reconnects: Callable[[], int], trouble: Callable[[], str] | None = None) -> None:
-        """Show a camera before its first frame, how often it was opened again, and why it is silent.
+    def expect(self, camera: str, reconnects: Callable[[], int]) -> None:
+        """Show a camera before its first frame, and how often it was opened again.
 
         Args:
             camera: Name of the camera, as `Frame.camera` has it.
             reconnects: Function that gives the number of reconnects; called in the threads of viewers.
-            trouble: Function that gives the camera's last error in one line without secrets, or an empty text; called
-                in the threads of viewers while the camera is silent.
         """
-        self._state.expect(camera, reconnects, trouble)
+        self._state.expect(camera, reconnects)
 
     def write(self, frame: Frame, results: Sequence[Result]) -> None:
         """Show a frame and its answers; both are kept until the next of this camera, and must not change meanwhile."""
@@ -154,6 +153,13 @@ class LivePage:
             for name, task in loaded.items()
         ]
         document = self._state.document(after, {name: task.facts.preprocess for name, task in loaded.items()})
+        for camera in document["cameras"]:
+            camera["trouble"] = self._trouble(camera["name"]) if camera["silent_s"] is not None else ""
         newest = [event.to_json() for event in self._events.events[-MOST_SHOWN:]]
         document |= {"events": newest[::-1], "last_error": last_error(self._events)}
         return {**document, "epoch": self._epoch, "bundles": self._swaps.bundles, "tasks": tasks}
+
+    def _trouble(self, camera: str) -> str:
+        """The last problem of a camera in one line; empty where it had none."""
+        event = self._events.problems.get(("camera", public_name(camera)))
+        return "" if event is None else event.text or event.state

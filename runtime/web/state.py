@@ -51,7 +51,6 @@ class _Camera:
     frames: int = 0
     dropped: int = 0
     reconnects: Callable[[], int] | None = None
-    trouble: Callable[[], str] | None = None
     age_ms: _Mean = field(default_factory=_Mean)
     new_frames: int = 0  # since the last row
     rates: deque[int] = field(default_factory=lambda: deque(maxlen=FPS_ROWS))
@@ -90,12 +89,12 @@ class State:
                     self._stages.setdefault(stage, _Mean()).add(value_ms)
         return True
 
-    def expect(self, name: str, reconnects: Callable[[], int], trouble: Callable[[], str] | None = None) -> None:
-        """Show a camera from now on, with the times that it was opened again and why it is silent."""
+    def expect(self, name: str, reconnects: Callable[[], int]) -> None:
+        """Show a camera from now on, with the times that it was opened again."""
         with self._lock:
             camera = self._camera(name, monotonic())
             if camera is not None:
-                camera.reconnects, camera.trouble = reconnects, trouble
+                camera.reconnects = reconnects
 
     def watch(self, name: str, sink: Sink) -> None:
         """Show the losses of a sink."""
@@ -140,8 +139,6 @@ class State:
         # Sorting scores and asking others is done without the lock, which the loop waits for.
         for name, (document, camera) in cameras.items():
             document["reconnects"] = None if camera.reconnects is None else camera.reconnects()
-            is_silent = document["silent_s"] is not None
-            document["trouble"] = camera.trouble() if is_silent and camera.trouble is not None else ""
             document["answers"] = [_answer(answer) for answer in answers[name]]
             seen = [preprocess[answer.task] for answer in answers[name] if answer.task in preprocess]
             document["seen"] = _seen(document["size_hw"], seen)

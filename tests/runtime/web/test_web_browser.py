@@ -22,6 +22,7 @@ from selenium.webdriver import Chrome
 
 import pgn_edge.runtime.web.state
 from pgn_edge.runtime import Runtime
+from pgn_edge.runtime.events import EventLog
 from pgn_edge.runtime.sinks import CallbackSink
 from pgn_edge.runtime.web import LivePage, PageOptions
 from tests.runtime.web.browser import chromium, look, require_chromium
@@ -287,21 +288,24 @@ def test_the_page_works_below_a_path_of_a_reverse_proxy(
 
 
 def test_a_silent_camera_says_why_and_its_last_answer_is_grey(
-    page: LivePage, runtime: Runtime, browser: Chrome, monkeypatch: pytest.MonkeyPatch
+    runtime: Runtime, browser: Chrome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pgn_edge.runtime.web.state, "SILENT_S", 0.5)
-    reason = "the camera refused the password (401); asked again in 5 min"
-    page.expect("front", lambda: 2, lambda: reason)
-    feed(runtime, page)
-    browser.get(page.url)
-    eventually(lambda: text_of(browser, ".camera.quiet .trouble") == reason, "why it is silent")
-    opacity = "return getComputedStyle(document.querySelector('.camera .said')).opacity"
-    assert float(browser.execute_script(opacity)) < 0.5
-    feed(runtime, page)
-    with cameras_running(runtime, page, "front"):
-        eventually(lambda: count_of(browser, ".camera.quiet") == 0, "it is back")
-        assert float(browser.execute_script(opacity)) == 1
-        assert text_of(browser, ".camera .trouble") == ""
+    reason, events = "the camera refused the password (401)", EventLog()
+    with LivePage(runtime, PageOptions(port=0), events) as page:
+        page.expect("front", lambda: 2)
+        feed(runtime, page)
+        events.add("camera", "back", "lost", "another camera")
+        events.add("camera", "front", "refused", reason)
+        browser.get(page.url)
+        eventually(lambda: text_of(browser, ".camera.quiet .trouble") == reason, "why it is silent")
+        opacity = "return getComputedStyle(document.querySelector('.camera .said')).opacity"
+        assert float(browser.execute_script(opacity)) < 0.5
+        with cameras_running(runtime, page, "front"):
+            eventually(lambda: count_of(browser, ".camera.quiet") == 0, "it is back")
+            assert float(browser.execute_script(opacity)) == 1
+            assert text_of(browser, ".camera .trouble") == ""
+        browser.get("about:blank")
 
 
 BOXES = """
@@ -357,7 +361,7 @@ return [...document.querySelectorAll('.card')].filter((card) => !inside(card)).m
 
 
 def test_on_a_phone_nothing_leaves_its_card(
-    page: LivePage, runtime: Runtime, browser: Chrome, monkeypatch: pytest.MonkeyPatch
+    runtime: Runtime, bundles: Path, browser: Chrome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pgn_edge.runtime.web.state, "SILENT_S", 0.0)
     look(browser, 390, 844, "dark")
@@ -365,9 +369,12 @@ def test_on_a_phone_nothing_leaves_its_card(
     def fail(frame: object, results: object) -> None:
         raise OSError("https://hooks.example.org/" + "a" * 200 + " answered 404 and says " + "words " * 20)
 
-    with CallbackSink(fail, "drop") as sink:
+    events = EventLog()
+    events.add("camera", "back", "lost", "rtsp://10.0.0.2/" + "p" * 200)
+    options = PageOptions(port=0, bundles=bundles)
+    with LivePage(runtime, options, events) as page, CallbackSink(fail, "drop") as sink:
         page.watch("webhook-" + "w" * 80, sink)
-        page.expect("back", lambda: 12345, lambda: "rtsp://***@10.0.0.2/" + "p" * 200)
+        page.expect("back", lambda: 12345)
         sink.write(frame_at(0), [])
         feed(runtime, page)
         browser.get(page.url)
@@ -376,6 +383,7 @@ def test_on_a_phone_nothing_leaves_its_card(
         assert browser.execute_script(INSIDE) == []
         assert browser.execute_script("return document.documentElement.scrollWidth") == 390
         save(browser, "phone-errors")
+        browser.get("about:blank")
 
 
 def test_the_token_lets_a_browser_in_once_and_for_all(runtime: Runtime, browser: Chrome) -> None:
