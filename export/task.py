@@ -41,6 +41,7 @@ from pgn_edge.nn.backbones import load_backbone
 from pgn_edge.nn.checkpoint import Checkpoint, load_checkpoint
 from pgn_edge.nn.pgn import PGN
 from pgn_edge.nn.vit import FrozenViT, Positions
+from pgn_edge.strangeness import Strangeness
 from pgn_edge.transport import Transport
 
 RIDGE_COSTS = f"the ridge changes the prompts by more than the limit: {WAY_OUT}"
@@ -260,7 +261,23 @@ def _prove(checkpoint: Checkpoint, vit: FrozenViT, options: ExportOptions) -> _P
     # Pictures made by arithmetic say nothing of what the task is shown in use.
     measured = pgn.more_outputs and checkpoint.provenance.get("golden") != SYNTHETIC
     profile = Profile.measure(codes) if measured else None
+    if profile is not None:
+        profile = replace(profile, strangeness=_strangeness(checkpoint, ladder.reference))
     return _Proof(certificate, ladder, graph, golden_pair(deployment, ladder.reference), profile)
+
+
+def _strangeness(checkpoint: Checkpoint, golden_embeddings: np.ndarray) -> Strangeness | None:
+    """Strangeness of held-out images; of the golden images if the checkpoint has no others.
+
+    Args:
+        checkpoint: Task that is exported.
+        golden_embeddings: (M, D) float32 reference embeddings of its golden images.
+    """
+    if checkpoint.head.kind == "mapping":
+        return None  # its engine answers with logits
+    if checkpoint.held_out is not None:
+        return Strangeness.measure(checkpoint.held_out.embeddings, checkpoint.held_out.scores)
+    return Strangeness.measure(golden_embeddings, checkpoint.head.scores(golden_embeddings).max(axis=1))
 
 
 def _invert(pgn: PGN, projection: Projection, codes: np.ndarray, ridge: bool) -> Inversion:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from msgspec import UnsetType
 
 from pgn_edge.errors import BundleError
 from pgn_edge.schemas import ProfileJson, conform
+from pgn_edge.strangeness import Strangeness
 
 COEFFICIENTS = "coefficients"  # the PGN engine's second output
 LEAST_STD = 1e-3  # of the entropy; below it the roundings of a 16-bit engine would look like another scene
@@ -70,6 +72,7 @@ class Profile:
         entropy_std: of the same; at least `LEAST_STD`.
         halves: mean divergence between the usages of two halves of the frames, bits, 0..1: what so few images differ
             by although nothing has changed; 0 for one frame.
+        strangeness: Held-out embeddings and scores that frames are ranked against; None if there were too few.
     """
 
     frames: int
@@ -77,6 +80,7 @@ class Profile:
     entropy_mean: float
     entropy_std: float
     halves: float
+    strangeness: Strangeness | None = None
 
     def __post_init__(self) -> None:
         numbers = {
@@ -125,6 +129,7 @@ class Profile:
             "entropy_mean": self.entropy_mean,
             "entropy_std": self.entropy_std,
             "divergence_of_halves": self.halves,
+            **({} if self.strangeness is None else {"strangeness": self.strangeness.to_json()}),
         }
 
     @classmethod
@@ -136,4 +141,6 @@ class Profile:
             ValueError: a field is missing, unknown, or of another type.
         """
         found = conform(data, ProfileJson)
-        return cls(found.frames, found.usage, found.entropy_mean, found.entropy_std, found.divergence_of_halves)
+        known = None if isinstance(found.strangeness, UnsetType) else Strangeness.from_json(found.strangeness)
+        means = found.entropy_mean, found.entropy_std
+        return cls(found.frames, found.usage, *means, found.divergence_of_halves, known)

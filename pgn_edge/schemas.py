@@ -66,6 +66,16 @@ class ProfileJson(Struct, forbid_unknown_fields=True):
     entropy_mean: Finite
     entropy_std: Finite
     divergence_of_halves: Finite
+    strangeness: Object | msgspec.UnsetType = msgspec.UNSET
+
+
+class StrangenessJson(Struct, forbid_unknown_fields=True):
+    """What frames are ranked against; see `Strangeness`."""
+
+    centres: Annotated[tuple[Annotated[tuple[Finite, ...], Meta(max_length=1 << 14)], ...], Meta(max_length=64)]
+    distances: Annotated[tuple[Finite, ...], Meta(max_length=4096)]
+    doubts: Annotated[tuple[Finite, ...], Meta(max_length=4096)]
+    limit: Finite
 
 
 class MemberJson(Struct, forbid_unknown_fields=True):

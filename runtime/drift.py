@@ -1,7 +1,7 @@
-"""Drift without labels: whether a task's mixtures look like those on its training data.
+"""Drift without labels: whether the frames of a task look like the held-out images of its training.
 
-A PGN that sees what it was not trained for mixes its library otherwise: it is less, or more, decided (entropy), and
-takes other tokens (usage). Both are there for every frame, before anybody could label it.
+The alarm counts strange frames (`pgn_edge.strangeness`) among the last ones. Entropy and usage of the mixtures describe
+what changed; they set off no alarm, because harmless changes move them as much as harmful ones.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from threading import Lock
 import numpy as np
 
 from pgn_edge.mixtures import Profile, divergence
+from pgn_edge.strangeness import alarm_share
 
 WINDOW = 256  # frames
 LEAST = float(np.finfo(np.float32).tiny)
@@ -28,12 +29,23 @@ class Drift:
         entropy_z: its distance from the mean of the profile, in standard deviations of a frame there; below 0 where the
             PGN is more decided than in training.
         usage_divergence: Jensen-Shannon divergence of the moving usage of the library from the profile's, bits, 0..1.
+        strange: Share of the last 256 frames that are stranger than 90 % of the held-out images, 0..1; None without
+            held-out images in the bundle.
+        alarm_share: Share from which on the alarm is set off. At most one window in a million of independent frames
+            like the held-out images reaches it. None while no share of so few frames can, and without held-out images.
     """
 
     frames: int
     entropy: float
     entropy_z: float
     usage_divergence: float
+    strange: float | None = None
+    alarm_share: float | None = None
+
+    @property
+    def alarm(self) -> bool:
+        """Whether so many of the last frames are strange that chance cannot explain it."""
+        return self.strange is not None and self.alarm_share is not None and self.strange >= self.alarm_share
 
 
 class Monitor:
@@ -61,14 +73,22 @@ class Monitor:
         self._step = np.zeros(size)
         self._usage = np.zeros(size)
         self._entropy, self._frames = 0.0, 0
+        self._recent, self._strange = bytearray(window), 0  # a ring of 0 and 1, and its sum
 
-    def observe(self, coefficients: np.ndarray) -> None:
-        """Take in one frame; nothing of it is kept, and nothing is allocated.
+    def observe(self, coefficients: np.ndarray, embedding: np.ndarray, score: float) -> None:
+        """Take in one frame; of it only whether it was strange is kept.
 
         Args:
             coefficients: (K, N) float32, contiguous, finite, rows that sum to 1.
+            embedding: (D,) float32, finite.
+            score: Best score of the frame, 0..1.
         """
+        known = self._profile.strangeness
+        strange = known is not None and known.of(embedding, score) > known.limit
         with self._lock:
+            place = self._frames % len(self._recent)
+            self._strange += strange - self._recent[place]
+            self._recent[place] = strange
             np.maximum(coefficients, LEAST, out=self._logarithms)  # 0 times its logarithm is 0
             np.log(self._logarithms, out=self._logarithms)
             entropy = -float(np.vdot(coefficients, self._logarithms)) * self._scale
@@ -87,10 +107,17 @@ class Monitor:
             if not self._frames:
                 return None
             frames, entropy, usage = self._frames, min(max(self._entropy, 0.0), 1.0), self._usage.copy()
-        profile = self._profile
+            strange = self._strange
+        profile, seen = self._profile, min(frames, len(self._recent))
+        share = limit = None
+        if profile.strangeness is not None:
+            share = strange / seen
+            limit = alarm_share(seen, profile.strangeness.images)
         return Drift(
             frames,
             entropy,
             (entropy - profile.entropy_mean) / profile.entropy_std,
             divergence(usage / usage.sum(), self._trained),
+            share,
+            limit if limit is not None and limit <= 1 else None,
         )

@@ -22,7 +22,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Seconds: stages of a small GPU begin near 0.1 ms, and a frame of two seconds ago is of no use to anybody.
 STAGE_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 AGE_BUCKETS_S = (0.01, 0.02, 0.04, 0.08, 0.15, 0.25, 0.5, 1.0, 2.0, 5.0)
-MEASURES = ("entropy", "entropy_z", "usage_divergence")
+MEASURES = ("entropy", "entropy_z", "usage_divergence", "strange", "alarm_share", "alarm")
 
 Values = tuple[str, ...]
 
@@ -252,7 +252,8 @@ def _drift(runtime: Runtime) -> dict[Values, float]:
         except PairingError:  # removed a moment ago
             continue
         if drift is not None:
-            values |= {(task, measure): getattr(drift, measure) for measure in MEASURES}
+            known = {measure: getattr(drift, measure) for measure in MEASURES}
+            values |= {(task, measure): float(value) for measure, value in known.items() if value is not None}
     return values
 
 

@@ -158,7 +158,12 @@ class Runtime:
         return dict(self._swaps)
 
     def drift(self, name: str) -> Drift | None:
-        """How far a task's mixtures are from its training data; None without a profile, or before its first frame.
+        """Say how unlike its training data a task's last frames are; None without a profile, or before the first frame.
+
+        Example:
+            >>> drift = runtime.drift("pets")
+            >>> if drift is not None and drift.alarm:
+            ...     print(f"{drift.strange:.0%} of the last frames are unlike the training data")
 
         Raises:
             PairingError: no such task.
@@ -340,7 +345,7 @@ def _answers(tasks: Sequence[Task], chain: Chain) -> list[tuple[np.ndarray, str]
     for task, embedding, mixtures, flaw in zip(tasks, chain.embeddings, chain.coefficients, chain.flaws(), strict=True):
         scores, degraded = judge(task.head, embedding[None], flaw)
         if task.monitor is not None and mixtures is not None and not degraded:
-            task.monitor.observe(mixtures)
+            task.monitor.observe(mixtures, embedding, float(scores.max()))
         answers.append((scores, degraded))
     return answers
 

@@ -16,7 +16,7 @@ from pgn_edge.geometry import Geometry
 from pgn_edge.left_out import LeftOut
 from pgn_edge.nn.backbones import load_backbone
 from pgn_edge.nn.canvas import to_input
-from pgn_edge.nn.checkpoint import GOLDEN_FRAMES, Checkpoint, save_checkpoint, spread
+from pgn_edge.nn.checkpoint import GOLDEN_FRAMES, Checkpoint, HeldOut, save_checkpoint, spread
 from pgn_edge.nn.generator import ResNet10, make_generator
 from pgn_edge.nn.pgn import PGN
 from pgn_edge.nn.vit import Backbone
@@ -28,12 +28,13 @@ from pgn_edge.train.data.samples import Reading, Subset
 from pgn_edge.train.data.table import load_data
 from pgn_edge.train.distributed import make_accelerator
 from pgn_edge.train.heads import make_head
-from pgn_edge.train.loader import EVALUATION_BATCH, in_groups, read_all
+from pgn_edge.train.loader import EVALUATION_BATCH, in_groups, in_order, read_all
 from pgn_edge.train.loop import ANYWHERE, History, Listeners, fit
 from pgn_edge.train.model import PromptedViT
 from pgn_edge.train.pictures import Pictures
 from pgn_edge.train.start import build_pgn
 
+HELD_OUT_IMAGES = 512  # of the validation split, that the drift alarm is calibrated on
 MAPPED_IMAGES = 2048  # training images that a label mapping is chosen by
 
 
@@ -119,10 +120,26 @@ def train_task(
     )
     history = fit(model, data, preprocess, schedule, listeners, execution)
     if accelerator.is_main_process:
-        if not path.exists():  # a finished run was resumed and its checkpoint is lost
-            files.save(model, history)
+        files.save(model, history, _held_out(model, data, preprocess, accelerator.device, progress))
         files.warm.unlink(missing_ok=True)
     return TrainReport(path, model, data, preprocess, history, perf_counter() - start, left_out)
+
+
+@torch.no_grad()
+def _held_out(
+    model: PromptedViT, data: DataSet, preprocess: Preprocess, device: torch.device, progress: Progress
+) -> HeldOut:
+    """What the trained model makes of validation images, at most 512 spread over the split; it ends on the CPU."""
+    samples = Subset(data.validation, spread(len(data.validation), HELD_OUT_IMAGES))
+    model = model.to(device).eval()
+    head, embeddings = model.head.to_head(), []
+    for images, indices in in_order(samples, preprocess, batch=EVALUATION_BATCH):
+        found = model.embed(to_input(torch.from_numpy(images), preprocess, device))
+        embeddings.append(found.float().cpu().numpy())
+        progress("held-out images", int(indices[-1]) + 1, len(samples))
+    model.cpu()
+    whole = np.concatenate(embeddings)
+    return HeldOut(whole, head.scores(whole).max(axis=1).astype(np.float32))
 
 
 def _prepare(config: TrainConfig, seed: int, reading: Reading) -> tuple[PromptedViT, DataSet, Preprocess]:
@@ -264,7 +281,7 @@ class _Files:
         for path in (self.state, self.warm):
             path.unlink(missing_ok=True)
 
-    def save(self, model: PromptedViT, history: History) -> None:
+    def save(self, model: PromptedViT, history: History, held_out: HeldOut | None = None) -> None:
         """Write the checkpoint."""
         assert model.pgn is not None
         # The ViT is frozen, and hashing a large one takes a second, so this is done once a run.
@@ -284,6 +301,7 @@ class _Files:
                 "activation": model.vit.activation(),
                 "training": _summary(history),
             },
+            held_out=held_out,
         )
         save_checkpoint(self.path, checkpoint)
 

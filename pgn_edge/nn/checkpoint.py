@@ -22,8 +22,21 @@ from pgn_edge.preprocess import Preprocess
 from pgn_edge.transport import Transport
 
 FORMAT = "pgn-edge checkpoint"
-SCHEMA = 2
+SCHEMA = 3
 GOLDEN_FRAMES = 32  # at 99 % agreement not one of them may flip
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """What a trained task makes of images that it did not learn from.
+
+    Args:
+        embeddings: (n, D) float32, with prompts, as the head gets them.
+        scores: (n,) float32 best scores of the head, 0..1.
+    """
+
+    embeddings: np.ndarray
+    scores: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,8 @@ class Checkpoint:
         head: the classifier on embeddings.
         golden_images: (M, H, W, 3) uint8 RGB validation images, for the parity ladder and the golden pair.
         provenance: data set, training configuration, seed and measured accuracies; JSON values only.
+        held_out: What the trained task makes of validation images, for the drift alarm; None of an imported checkpoint,
+            and of a run that was ended before its last epoch.
     """
 
     name: str
@@ -53,6 +68,7 @@ class Checkpoint:
     head: Head
     golden_images: np.ndarray
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    held_out: HeldOut | None = None
 
     @property
     def transport(self) -> Transport | None:
@@ -136,6 +152,10 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         "golden_images": torch.from_numpy(checkpoint.golden_images),
         "provenance": dict(checkpoint.provenance),
     }
+    if checkpoint.held_out is not None:
+        held_out = checkpoint.held_out
+        arrays = {"embeddings": held_out.embeddings, "scores": held_out.scores}
+        data["held_out"] = {name: torch.from_numpy(array) for name, array in arrays.items()}
     save_tensors(path, data)
 
 
@@ -171,6 +191,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             head=head,
             golden_images=data["golden_images"].numpy(),
             provenance=data["provenance"],
+            held_out=_held_out(data.get("held_out")),
         )
     except PgnEdgeError as exc:
         raise refuse(source, "a checkpoint that makes sense", str(exc)) from exc
@@ -181,6 +202,23 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     if bad:
         raise refuse(source, "finite weights", f"NaN or Inf in {bad[0]}")
     return checkpoint
+
+
+def _held_out(data: Mapping[str, Any] | None) -> HeldOut | None:
+    """Read what `save_checkpoint` wrote.
+
+    Raises:
+        ValueError: arrays of other types or shapes, or values that are not finite.
+    """
+    if data is None:
+        return None
+    embeddings, scores = data["embeddings"].numpy(), data["scores"].numpy()
+    floats = embeddings.dtype == scores.dtype == np.float32
+    if not floats or embeddings.ndim != 2 or scores.shape != embeddings.shape[:1]:
+        raise ValueError(f"held-out embeddings of {embeddings.dtype} {embeddings.shape}, scores of {scores.shape}")
+    if not np.isfinite(embeddings).all() or not ((scores >= 0) & (scores <= 1)).all():
+        raise ValueError("held-out embeddings that are not finite, or scores outside 0..1")
+    return HeldOut(embeddings, scores)
 
 
 def _is_ours(data: Mapping[Any, Any]) -> bool:

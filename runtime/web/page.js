@@ -49,6 +49,7 @@ class Task {
     text(this.node.querySelector('.digest'), data.digest);
     numbers(this.node.querySelector('.numbers'), [
       ['swaps', count(data.swaps)],
+      ['strange frames', drift && drift.strange !== null ? percent(drift) : null],
       ['entropy z', drift ? fixed(drift.entropy_z, 2) : null],
       ['usage divergence', drift ? `${fixed(drift.usage_divergence, 3)} bit` : null],
     ]);
@@ -79,14 +80,15 @@ const observer = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: '100px' });
 
+const percent = (drift) => `${fixed(100 * drift.strange, 0)} %${drift.alarm ? ': unlike the training data' : ''}`;
 const own = (object, name) => (Object.hasOwn(object, name) ? object[name] : null);
 
 const plots = [
   { title: 'Latency by stage', unit: 'ms, mean of each second', least: 1, read: (row) => Object.entries(row.stages_ms) },
   { title: 'Frame age', unit: 'ms, from the capture to the answer', least: 10,
     read: (row) => Object.entries(row.cameras).map(([name, camera]) => [name, camera.age_ms]) },
-  { title: 'Drift: entropy', unit: 'z, standard deviations from training', least: 2,
-    read: (row) => Object.entries(row.drift).map(([name, drift]) => [name, drift?.entropy_z ?? null]) },
+  { title: 'Drift: strange frames', unit: 'share of the last frames that are unlike the training data', least: 0.3,
+    read: (row) => Object.entries(row.drift).map(([name, drift]) => [name, drift?.strange ?? null]) },
   { title: 'Drift: library usage', unit: 'bit, divergence from training', least: 0.1,
     read: (row) => Object.entries(row.drift).map(([name, drift]) => [name, drift?.usage_divergence ?? null]) },
 ].map((options) => new Plot(find('plots'), options));

@@ -206,10 +206,15 @@ def _answer(result: Result) -> dict[str, Any]:
     return {**result.to_json(TOP), "path": _path(result.task), "canvas": result.canvas is not None}
 
 
-def _drift(drift: Drift | None) -> dict[str, float | None] | None:
+def _drift(drift: Drift | None) -> dict[str, float | bool | None] | None:
     if drift is None:
         return None
-    return {"entropy_z": _number(drift.entropy_z), "usage_divergence": _number(drift.usage_divergence)}
+    return {
+        "entropy_z": _number(drift.entropy_z),
+        "usage_divergence": _number(drift.usage_divergence),
+        "strange": _number(drift.strange),
+        "alarm": drift.alarm,
+    }
 
 
 def _losses(sink: Sink) -> dict[str, Any]:

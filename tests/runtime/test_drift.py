@@ -18,12 +18,14 @@ from pgn_edge.errors import PairingError
 from pgn_edge.export.calibration import adversarial_images
 from pgn_edge.export.task import export_task
 from pgn_edge.mixtures import LEAST_STD, Profile, divergence, entropies, usage
-from pgn_edge.nn.checkpoint import load_checkpoint, save_checkpoint
+from pgn_edge.nn.checkpoint import HeldOut, load_checkpoint, save_checkpoint
 from pgn_edge.runtime import Runtime
 from pgn_edge.runtime.drift import WINDOW, Drift, Monitor
+from pgn_edge.strangeness import Strangeness
 from tests.conftest import TinyPair
 
 PROFILE = Profile(32, (0.25,) * 4, 0.5, 0.1, 0.0)
+EMBEDDING = np.ones(8, np.float32)
 
 
 def mixtures(count: int, seed: int = 0, prompts: int = 3, size: int = 4) -> np.ndarray:
@@ -33,10 +35,16 @@ def mixtures(count: int, seed: int = 0, prompts: int = 3, size: int = 4) -> np.n
 def fed(frames: np.ndarray, window: int = WINDOW, profile: Profile = PROFILE) -> Drift:
     monitor = Monitor(profile, frames.shape[1], window)
     for frame in frames:
-        monitor.observe(frame)
+        monitor.observe(frame, EMBEDDING, 0.9)
     drift = monitor.read()
     assert drift is not None
     return drift
+
+
+def numbers(drift: Drift | None) -> tuple[float, ...]:
+    """What is measured of the mixtures."""
+    assert drift is not None
+    return drift.frames, drift.entropy, drift.entropy_z, drift.usage_divergence
 
 
 @pytest.mark.parametrize(
@@ -48,7 +56,7 @@ def fed(frames: np.ndarray, window: int = WINDOW, profile: Profile = PROFILE) ->
 )
 def test_one_frame(frame: np.ndarray, entropy: float, bits: float):
     drift = fed(frame[None])
-    assert dataclasses.astuple(drift) == pytest.approx((1, entropy, (entropy - 0.5) / 0.1, bits), abs=1e-4)
+    assert numbers(drift) == pytest.approx((1, entropy, (entropy - 0.5) / 0.1, bits), abs=1e-4)
 
 
 def test_a_library_that_shares_no_token_with_the_profile():
@@ -87,17 +95,17 @@ def test_nothing_was_seen_yet():
 
 def test_a_library_of_one_token_does_not_drift():
     drift = fed(np.full((2, 3, 1), 0.9999999, np.float32), profile=Profile(1, (1.0,), 0.0, LEAST_STD, 0.0))
-    assert dataclasses.astuple(drift) == (2, 0, 0, 0)
+    assert numbers(drift) == (2, 0, 0, 0)
 
 
 def test_a_frame_leaves_nothing_in_memory():
     frames = mixtures(8, prompts=16, size=256)
     monitor = Monitor(dataclasses.replace(PROFILE, usage=(1 / 256,) * 256), 16)
-    monitor.observe(frames[0])
+    monitor.observe(frames[0], EMBEDDING, 0.9)
     tracemalloc.start()
     try:
         for frame in frames:
-            monitor.observe(frame)
+            monitor.observe(frame, EMBEDDING, 0.9)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -116,13 +124,54 @@ def test_reading_beside_the_frames_sees_whole_frames():
     thread = threading.Thread(target=read)
     thread.start()
     for index in range(3000):
-        monitor.observe(kinds[index % 2])
+        monitor.observe(kinds[index % 2], EMBEDDING, 0.9)
     done.set()
     thread.join()
     for drift in filter(None, seen):
         share = 1 - drift.entropy  # of the frames of one token alone
         expected = divergence(np.array([share + (1 - share) / 4, *[(1 - share) / 4] * 3]), np.full(4, 0.25))
         assert drift.usage_divergence == pytest.approx(expected, abs=1e-5)
+
+
+# The alarm.
+
+
+KNOWN = Strangeness.measure(
+    np.random.default_rng(0).normal(1, 0.3, (64, 8)).astype(np.float32), np.linspace(0.6, 1, 64)
+)
+LIKE = np.ones(8, np.float32), 0.95
+UNLIKE = -np.ones(8, np.float32), 0.3
+
+
+def watched(frames: list[tuple[np.ndarray, float]], window: int = 64) -> Drift:
+    monitor = Monitor(dataclasses.replace(PROFILE, strangeness=KNOWN), 3, window)
+    for embedding, score in frames:
+        monitor.observe(np.full((3, 4), 0.25, np.float32), embedding, score)
+    drift = monitor.read()
+    assert drift is not None
+    return drift
+
+
+def test_a_camera_that_is_covered_sets_off_the_alarm_and_a_clean_one_ends_it():
+    covered = watched([LIKE] * 200 + [UNLIKE] * 48)
+    assert (covered.strange, covered.alarm) == (0.75, True)
+    clean = watched([LIKE] * 200 + [UNLIKE] * 48 + [LIKE] * 64)
+    assert (clean.strange, clean.alarm) == (0, False)
+
+
+def test_a_few_strange_frames_are_no_alarm():
+    assert not watched([UNLIKE] * 4).alarm, "four frames cannot tell"
+    assert watched([UNLIKE] * 4).alarm_share is None
+    assert not watched([LIKE] * 60 + [UNLIKE] * 4).alarm
+
+
+def test_a_bundle_without_held_out_images_has_no_alarm():
+    monitor = Monitor(PROFILE, 3)
+    for _ in range(300):
+        monitor.observe(np.full((3, 4), 0.25, np.float32), *UNLIKE)
+    drift = monitor.read()
+    assert drift is not None
+    assert (drift.strange, drift.alarm_share, drift.alarm) == (None, None, False)
 
 
 # A task, from its export to its frames.
@@ -166,13 +215,32 @@ def test_other_images_than_those_of_the_training(tiny_pair: TinyPair, decided: P
     assert others.usage_divergence > max(profile.halves, 5 * same.usage_divergence)
 
 
+def test_export_calibrates_on_held_out_images_and_on_golden_ones_if_there_are_no_others(
+    tiny_pair: TinyPair, tiny_checkpoint: Path, use_tiny_backbone, golden_images: np.ndarray, tmp_path: Path
+):
+    assert read_bundle(tiny_pair.task).profile.strangeness.images == len(golden_images)
+    rng = np.random.default_rng(0)
+    embeddings, scores = rng.normal(5, 0.1, (40, 128)), rng.uniform(0.9, 1, 40)
+    held_out = HeldOut(embeddings.astype(np.float32), scores.astype(np.float32))
+    checkpoint = dataclasses.replace(load_checkpoint(tiny_checkpoint), held_out=held_out)
+    save_checkpoint(tmp_path / "more.pt", checkpoint)
+    export_task(tmp_path / "more.pt", tmp_path / "more.pgn")
+    found = read_bundle(tmp_path / "more.pgn").profile.strangeness
+    expected = Strangeness.measure(held_out.embeddings, held_out.scores)
+    assert found.to_json() == expected.to_json()
+    with Runtime(tiny_pair.vit, {"t": tmp_path / "more.pgn"}) as runtime:
+        drift = shown(runtime, golden_images)
+    assert drift.strange == 1, "no image is like these, and the untrained head is sure of nothing"
+    assert drift.alarm
+
+
 def test_each_task_of_a_batch_has_its_own(tiny_pair: TinyPair, decided: Path, golden_images: np.ndarray):
     with Runtime(tiny_pair.vit, {"t": decided, "u": tiny_pair.task}) as runtime:
         alone = shown(runtime, golden_images[:4])
         runtime.swap("t", decided)
         jobs = [(name, np.ascontiguousarray(image[:, :, ::-1])) for image in golden_images[:4] for name in "tu"]
         runtime.infer_batch(jobs)
-        assert dataclasses.astuple(runtime.drift("t")) == pytest.approx(dataclasses.astuple(alone), abs=1e-4)
+        assert numbers(runtime.drift("t")) == pytest.approx(numbers(alone), abs=1e-4)
         assert runtime.drift("u").entropy > alone.entropy + 0.01
         assert runtime.drift("u").frames == 4
         with pytest.raises(PairingError, match="a loaded task"):

@@ -125,9 +125,23 @@ def test_an_interrupted_task_goes_on_as_if_nothing_had_happened(config: TrainCon
         train_task(config, QUICK, path, progress=first)
     assert ("warm start", 1) in first.steps
     report = train_task(config, QUICK, path, resume=True, progress=second)
-    assert second.steps == [("training", 3), ("training", 4)], "no warm start, and no epoch twice"
+    trained = [step for step in second.steps if step[0] != "held-out images"]
+    assert trained == [("training", 3), ("training", 4)], "no warm start, and no epoch twice"
     assert equal(pgn_state(path), pgn_state(tmp_path / "smooth.pt"))
     assert len(report.history.loss) == 2
+
+
+def test_a_finished_run_keeps_what_its_best_epoch_makes_of_validation_images(config: TrainConfig, tmp_path: Path):
+    report = train_task(config, QUICK, tmp_path / "ckpt.pt")
+    checkpoint = load_checkpoint(tmp_path / "ckpt.pt")
+    held_out, validation = checkpoint.held_out, report.data.validation
+    assert held_out is not None
+    assert len(held_out.embeddings) == len(held_out.scores) == len(validation)
+    images = np.stack([report.preprocess(validation.read(index)) for index in range(len(validation))])
+    with torch.no_grad():
+        embeddings = report.model.embed(torch.from_numpy(report.preprocess.normalise(images))).numpy()
+    assert held_out.embeddings == pytest.approx(embeddings, abs=1e-5)
+    assert held_out.scores == pytest.approx(checkpoint.head.scores(embeddings).max(axis=1), abs=1e-5)
 
 
 def test_resume_brings_a_lost_checkpoint_back(config: TrainConfig, tmp_path: Path):
