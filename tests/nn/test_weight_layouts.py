@@ -204,6 +204,17 @@ def test_hostile_archives_run_nothing_and_end_in_one_line(script: Path, tmp_path
     assert "ran" not in capsys.readouterr().out
 
 
+def test_a_tensor_that_claims_more_numbers_than_are_stored_is_refused(tmp_path: Path):
+    storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x0atQ"
+    five_by_five = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\0(K\5K\5t(K\1K\1t\x89}tR"
+    with zipfile.ZipFile(tmp_path / "greedy.pt", "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\2c__torch__\nM\n)\x81}X\1\0\0\0w" + five_by_five + b"sb.")
+        archive.writestr("a/data/0", bytes(40))
+        archive.writestr("a/code/m.py", "")
+    with pytest.raises(CheckpointError, match=r"got a tensor of \(5, 5\) in 10 stored numbers"):
+        read_torchscript(tmp_path / "greedy.pt")
+
+
 def test_every_tensor_of_an_archive_is_the_models_own_to_the_bit(script: Path, quick: Any):
     read, state = read_torchscript(script).tensors, quick.state_dict()
     for name, tensor in state.items():
