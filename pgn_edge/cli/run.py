@@ -30,6 +30,7 @@ from pgn_edge.cli.run_plan import (
 from pgn_edge.cli.run_report import missing_lines, print_summary
 from pgn_edge.left_out import LeftOut
 
+LIVE = ("policy", "max_fps", "connect_s", "stall_s", "rtsp_transport")
 BESIDE_CONFIG = ("config", "as_json")
 # A path may hold an equals sign too, and so may an address and a pipeline, further down.
 NAMED = re.compile(r"([A-Za-z][\w-]*)=(.+)", re.DOTALL)
@@ -110,6 +111,9 @@ def _cameras(ctx: click.Context, param: click.Parameter, sources: Sequence[str])
     help="Which frames of a camera an app that is slower gets; latest if left out.",
 )
 @click.option("--max-fps", type=float, help="No more frames of a camera per second than this.")
+@click.option("--connect-s", type=float, help="Seconds to wait for a camera's first frame. [default: 10]")
+@click.option("--stall-s", type=float, help="Seconds without a frame until a camera is opened again.")
+@click.option("--rtsp-transport", type=click.Choice(("tcp", "udp")), help="Transport of RTSP. [default: tcp]")
 @click.option("--vit", help="ViT engine: .onnx, .plan, or a served model: triton+http://HOST:PORT/MODEL, or grpc.")
 @click.option(
     "--task",
@@ -136,6 +140,9 @@ def _cameras(ctx: click.Context, param: click.Parameter, sources: Sequence[str])
 @click.option("--window", is_flag=True, help="Show the annotated frames of one source.")
 @click.option("--webhook", metavar="URL", help="Post each answer there; $PGN_EDGE_WEBHOOK_TOKEN is sent with it.")
 @click.option("--mqtt", type=_Address(MQTT_PORT), help="Publish each answer to this broker.")
+@click.option("--mqtt-user", help="User of the broker; the password is $PGN_EDGE_MQTT_PASSWORD.")
+@click.option("--mqtt-tls", is_flag=True, help="Encrypt the connection to the broker, mostly port 8883.")
+@click.option("--mqtt-topic", metavar="TOPIC", help="Topic of answers. [default: pgn-edge/{camera}/{task}]")
 @click.option(
     "--on-error",
     type=click.Choice(("raise", "drop")),
@@ -215,7 +222,7 @@ def _plan(**options: Any) -> RunPlan:
         raise click.UsageError(f"{shown} is for one --source; --web shows several")
     if options["bundles"] and not web:
         raise click.UsageError("--bundles is for --web")
-    live = {name: options[name] for name in ("policy", "max_fps") if options[name] is not None}
+    live = {name: options[name] for name in LIVE if options[name] is not None}
     webhook = {"url": options["webhook"], "token": os.environ.get("PGN_EDGE_WEBHOOK_TOKEN", "")}
     sinks = SinkPlan(
         jsonl=options["jsonl"],
@@ -224,7 +231,7 @@ def _plan(**options: Any) -> RunPlan:
         segment_s=options["segment_s"],
         window=options["window"],
         webhook=webhook if options["webhook"] else None,
-        mqtt=dict(zip(("host", "port"), options["mqtt"], strict=True)) if options["mqtt"] else None,
+        mqtt=_mqtt(options),
         on_error=options["on_error"],
     )
     return RunPlan(
@@ -240,6 +247,19 @@ def _plan(**options: Any) -> RunPlan:
         white=options["white"],
         is_interactive=len(cameras) == 1,
     )
+
+
+def _mqtt(options: dict[str, Any]) -> dict[str, Any] | None:
+    given = {"user": options["mqtt_user"], "tls": options["mqtt_tls"], "topic": options["mqtt_topic"]}
+    given = {name: value for name, value in given.items() if value}
+    if not options["mqtt"]:
+        if given:
+            raise click.UsageError(f"--mqtt-{next(iter(given))} is for --mqtt")
+        return None
+    if "user" in given:
+        given["password"] = os.environ.get("PGN_EDGE_MQTT_PASSWORD", "")
+    host, port = options["mqtt"]
+    return {"host": host, "port": port, **given}
 
 
 def _listen(address: tuple[str, int] | None, token: str) -> Listen | None:

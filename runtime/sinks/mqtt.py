@@ -34,8 +34,8 @@ class MqttOptions:
 
     Args:
         topic: of a document; `{camera}` and `{task}` are filled in.
-        status_topic: holds `online` or `offline`, retained; the broker itself writes `offline` when the connection
-            breaks. Each device on a broker needs its own.
+        status_topic: Topic that holds `online` or `offline`, retained; the broker itself writes `offline` when the
+            connection breaks. `{device}` becomes the name of this machine. Two programs on one machine need two topics.
         qos: 0, sent once and counted when the network took it; or 1, sent until the broker confirms it.
         user: empty for none.
         password: never shown.
@@ -47,7 +47,7 @@ class MqttOptions:
     """
 
     topic: str = "pgn-edge/{camera}/{task}"
-    status_topic: str = "pgn-edge/status"
+    status_topic: str = "pgn-edge/status/{device}"
     qos: Literal[0, 1] = 0
     user: str = ""
     password: str = field(default="", repr=False)
@@ -78,6 +78,7 @@ class MqttSink:
         keep_secret(self._options.password)
         _check(host, port, self._options)
         self._address = host, port
+        self._status_topic = self._options.status_topic.format(device=_level(socket.gethostname()))
         self._client = self._make_client()
         self._connected, self._awake = threading.Event(), threading.Event()
         self._acknowledged: deque[int] = deque()
@@ -118,7 +119,7 @@ class MqttSink:
         client = Client(CallbackAPIVersion.VERSION2)
         client.reconnect_delay_set(1, 30)
         client.max_inflight_messages_set(WINDOW)
-        client.will_set(options.status_topic, "offline", qos=1, retain=True)
+        client.will_set(self._status_topic, "offline", qos=1, retain=True)
         if options.user:
             client.username_pw_set(options.user, options.password or None)
         if options.tls:
@@ -133,7 +134,7 @@ class MqttSink:
         if reason.is_failure:
             self._outbox.fail(f"refused: {reason}")
             return
-        client.publish(self._options.status_topic, "online", qos=1, retain=True)
+        client.publish(self._status_topic, "online", qos=1, retain=True)
         self._connected.set()
         self._awake.set()
 
@@ -192,7 +193,7 @@ class MqttSink:
 
     def _disconnect(self) -> None:
         if self._connected.is_set():
-            self._client.publish(self._options.status_topic, "offline", qos=0, retain=True)
+            self._client.publish(self._status_topic, "offline", qos=0, retain=True)
         self._client.disconnect()
         # It joins paho's thread, which may hang in a connection or wait for answers that never come.
         stopping = threading.Thread(target=self._client.loop_stop, daemon=True)
@@ -229,15 +230,20 @@ def _check(host: str, port: int, options: MqttOptions) -> None:
 
 
 def _check_topics(options: MqttOptions) -> None:
-    try:
-        parts = [part[1:] for part in string.Formatter().parse(options.topic) if part[1] is not None]
-    except ValueError as exc:
-        raise _refusal("a topic with {camera} and {task}", repr(options.topic)) from exc
-    if any(name not in FIELDS or spec or conversion for name, spec, conversion in parts):
-        raise _refusal("a topic with no more than {camera} and {task}", repr(options.topic))
+    _check_fields(options.topic, FIELDS, "{camera} and {task}")
+    _check_fields(options.status_topic, {"device"}, "{device}")
     for topic in (options.topic, options.status_topic):
         if not topic or set(topic) & set("+#\0") or len(topic.encode()) > 1024:
             raise _refusal("a topic of 1 to 1024 bytes without wildcards", repr(topic[:100]))
+
+
+def _check_fields(topic: str, known: set[str], names: str) -> None:
+    try:
+        parts = [part[1:] for part in string.Formatter().parse(topic) if part[1] is not None]
+    except ValueError as exc:
+        raise _refusal(f"a topic with {names}", repr(topic)) from exc
+    if any(name not in known or spec or conversion for name, spec, conversion in parts):
+        raise _refusal(f"a topic with no more than {names}", repr(topic))
 
 
 def _refusal(expected: str, got: object) -> OutputError:

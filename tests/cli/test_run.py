@@ -26,6 +26,7 @@ from pgn_edge.cli.run_sinks import make_sinks
 from pgn_edge.errors import OutputError
 from pgn_edge.runtime import Runtime
 from pgn_edge.runtime.app import CameraSummary, Latency, RunSummary
+from pgn_edge.runtime.events import EventLog
 from pgn_edge.runtime.live import LiveSource
 from pgn_edge.runtime.result import Result as AnswerResult
 from pgn_edge.runtime.scheduler import BatchCounts
@@ -413,7 +414,7 @@ def jsonl_of(tiny_pair, folder: Path, live: bool, on_error: str | None) -> Itera
     plan = RunPlan("vit.onnx", {}, (CameraPlan("x", ""),), sinks=SinkPlan(str(folder / "out.jsonl"), on_error=on_error))
     source = LiveSource(f"http://127.0.0.1:{free_port()}/") if live else ImageSource("folder", [])
     with source, Runtime(tiny_pair.vit) as runtime:
-        (sink,) = make_sinks(plan, runtime, {"x": source}).values()
+        (sink,) = make_sinks(plan, runtime, {"x": source}, EventLog()).values()
         with sink:
             yield sink
 
@@ -518,3 +519,27 @@ def test_ctrl_c_in_predict_prints_the_answers_so_far(
     assert done.exit_code == 130
     assert [answer["image"] for answer in json.loads(done.stdout)["images"]] == [str(image) for image in images[:2]]
     assert done.stderr.splitlines()[-1] == "pgn-edge: interrupted"
+
+
+def test_a_broker_has_its_user_tls_and_topic_on_the_command_line_and_its_password_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plans: list[RunPlan] = []
+
+    def refuse(plan: RunPlan, _left_out: object) -> None:
+        plans.append(plan)
+        raise OutputError("run", expected="x", got="y", do="z")
+
+    monkeypatch.setattr("pgn_edge.cli.run.execute", refuse)
+    monkeypatch.setenv("PGN_EDGE_MQTT_PASSWORD", "s3cret")
+    files = ("run", "--source", "rtsp://cam/1", "--vit", "vit.onnx", "--task", "task.pgn")
+    mqtt = ("--mqtt", "broker:8883", "--mqtt-user", "edge", "--mqtt-tls", "--mqtt-topic", "home/{camera}")
+    live = ("--connect-s", "60", "--stall-s", "5", "--rtsp-transport", "udp")
+    CliRunner().invoke(cli, [*files, *mqtt, *live])
+    assert plans[0].sinks.mqtt == {
+        **{"host": "broker", "port": 8883, "user": "edge", "password": "s3cret", "tls": True},
+        "topic": "home/{camera}",
+    }
+    assert plans[0].cameras[0].live == {"connect_s": 60.0, "stall_s": 5.0, "rtsp_transport": "udp"}
+    refused = CliRunner().invoke(cli, [*files, "--mqtt-user", "edge"])
+    assert (refused.exit_code, "--mqtt-user is for --mqtt" in refused.output) == (2, True)

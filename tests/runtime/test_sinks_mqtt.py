@@ -27,6 +27,7 @@ from pgn_edge.runtime.sinks.mqtt import WINDOW
 from pgn_edge.runtime.sources import Frame
 from tests.runtime.conftest import apt_install
 
+STATUS = f"pgn-edge/status/{socket.gethostname()}"  # two devices must not mark each other offline
 RESULT = Result("pets", "owl", 0.75, np.float32([0.75]), ("owl",), np.zeros(8, np.float32), None, {"vit": 1.2})
 
 
@@ -121,10 +122,14 @@ class Listener:
         self._client.connect_async("127.0.0.1", port)
 
     def documents(self) -> list[tuple[str, int]]:
-        return [(topic, json.loads(body)["sequence"]) for topic, body, _ in list(self.heard) if topic[-6:] != "status"]
+        return [
+            (topic, json.loads(body)["sequence"])
+            for topic, body, _ in list(self.heard)
+            if not topic.startswith("pgn-edge/status/")
+        ]
 
     def status(self) -> list[str]:
-        return [body.decode() for topic, body, _ in list(self.heard) if topic == "pgn-edge/status"]
+        return [body.decode() for topic, body, _ in list(self.heard) if topic == STATUS]
 
     def __enter__(self) -> Listener:
         self._client.loop_start()
@@ -175,10 +180,10 @@ def test_the_status_is_retained(make_broker: Any) -> None:
         until(lambda: sink.counts.sent == 1)
         with Listener(broker.port) as listener:
             until(listener.status)
-        assert ("pgn-edge/status", b"online", True) in listener.heard
+        assert (STATUS, b"online", True) in listener.heard
     with Listener(broker.port) as listener:
         until(listener.status)
-    assert listener.heard == [("pgn-edge/status", b"offline", True)]
+    assert listener.heard == [(STATUS, b"offline", True)]
 
 
 DIES = """
