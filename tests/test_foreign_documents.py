@@ -230,7 +230,7 @@ def _served(document: dict[str, Any], first: ServedModel) -> None:
 
 
 def test_any_value_in_the_answer_of_a_service_is_taken_or_refused():
-    expected = Expected("service", ("data", "*", "embedding"), 1, 3, ())
+    expected = Expected("service", ("data", "*", "embedding"), 1, 3)
     for text in edits({"data": [{"index": 0, "embedding": [0.5, 1, 2]}]}):
         for status in (200, 400, 302):
             answer = HttpAnswer(status, text.encode(errors="surrogatepass"), True, True, 0.0, "http://[")
