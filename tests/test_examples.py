@@ -134,7 +134,7 @@ def hook() -> Iterator[Hook]:
 class WhiteCamera(HttpCamera):
     """A camera that sees nothing but light."""
 
-    def _part(self) -> bytes:
+    def _part(self, number: int) -> bytes:
         _, encoded = cv2.imencode(".jpg", np.full((*self.size_hw, 3), 255, np.uint8))
         head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {encoded.size}\r\n\r\n"
         return head.encode() + encoded.tobytes() + b"\r\n"
@@ -305,7 +305,7 @@ def test_run_takes_the_config_of_the_unit(tmp_path: Path, monkeypatch: pytest.Mo
         ("door", ("people",)),
         ("gate", ("people", "vehicles")),
     ]
-    assert "open sesame" in plan.cameras[1].source
+    assert "//viewer:open%20sesame@" in plan.cameras[1].source
     folders = {str(Path(path).parent) for path in (plan.vit, *plan.tasks.values())}
     assert folders == {"/var/lib/pgn-edge"}
     assert "StateDirectory=pgn-edge\n" in unit
