@@ -14,6 +14,7 @@ from pgn_edge.errors import DataError, EngineError, PairingError
 from pgn_edge.runtime import Runtime
 from pgn_edge.runtime.engines import FakeEngine, OnnxRuntimeEngine
 from pgn_edge.runtime.result import Result
+from pgn_edge.runtime.runtime import Colour
 from pgn_edge.runtime.scheduler import Batching, Scheduler
 
 SOON_S = 20.0  # on a busy machine; nothing here takes a tenth of it
@@ -27,11 +28,11 @@ class Gated(Runtime):
     gate: threading.Event
     passes: list[tuple[str, ...]]
 
-    def infer_batch(self, frames: Sequence[tuple[str, np.ndarray]]) -> list[Result]:
+    def infer_batch(self, frames: Sequence[tuple[str, np.ndarray]], colour: Colour = "bgr") -> list[Result]:
         """See `Runtime.infer_batch`."""
         self.passes.append(tuple(task for task, _ in frames))
         assert self.gate.wait(SOON_S)
-        return super().infer_batch(frames)
+        return super().infer_batch(frames, colour)
 
 
 @pytest.fixture(scope="module")
