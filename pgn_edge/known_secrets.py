@@ -82,7 +82,9 @@ def _plain(text: str) -> tuple[str, list[tuple[int, int]]]:
 
 
 def _decoded(text: str, spans: list[tuple[int, int]]) -> tuple[str, list[tuple[int, int]]]:
-    plain, places, start = [], [], 0
+    plain: list[str] = []
+    places: list[tuple[int, int]] = []
+    start = 0
     for match in _SPELLING.finditer(text):
         pieces = [(text[at], spans[at]) for at in range(start, match.start())]
         pieces += _characters(match[0], spans[match.start() : match.end()])

@@ -185,9 +185,8 @@ class Account:
         self._timings_ms: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=MOST_TIMINGS))
         self._frames = 0
         for name, source in sources.items():
-            if metrics is not None and _counters(source) is not None:
-                metrics.expect(name)
-                metrics.reconnects.follow(partial(reconnects, source), name)
+            if metrics is not None and is_live(source):
+                metrics.watch_camera(name, partial(getattr, source, "counters"))
 
     def deliver(self, camera: str, frame: Frame, results: Sequence[Result], sinks: Sequence[Sink]) -> None:
         """Hand a frame and its answers to every sink, and count them.
@@ -213,6 +212,11 @@ class Account:
         counts = [source.count for source in self._sources.values()]
         total = 0 if None in counts else sum(count or 0 for count in counts)
         self._progress("frames", self._frames, max(total, self._frames))
+
+    def beat(self) -> None:
+        """Say that the loop turns."""
+        if self._metrics is not None:
+            self._metrics.beat()
 
     def skip(self, camera: str) -> None:
         """Count a frame that was refused."""
@@ -279,6 +283,11 @@ def _camera(tally: _Tally, source: Source) -> CameraSummary:
         error=tally.error,
         missing=source.missing,
     )
+
+
+def is_live(source: Source) -> bool:
+    """Whether a source is a camera or a stream."""
+    return _counters(source) is not None
 
 
 def _counters(source: Source) -> Counters | None:

@@ -149,6 +149,7 @@ class _Readers:
     def work(self) -> Iterator[Work]:
         """What is to be done, in order for each camera, until all have ended."""
         while self._running:
+            self._account.beat()
             for camera in self._cameras:
                 if camera.told_to_end:
                     self._close(camera)

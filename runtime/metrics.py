@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from time import monotonic
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pgn_edge.errors import PairingError
 from pgn_edge.redact import public_name
@@ -18,10 +18,14 @@ from pgn_edge.runtime.runtime import Runtime
 from pgn_edge.runtime.sinks import Sink
 from pgn_edge.runtime.sources import Frame
 
+if TYPE_CHECKING:
+    from pgn_edge.runtime.live.options import Counters
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Seconds: stages of a small GPU begin near 0.1 ms, and a frame of two seconds ago is of no use to anybody.
 STAGE_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 AGE_BUCKETS_S = (0.01, 0.02, 0.04, 0.08, 0.15, 0.25, 0.5, 1.0, 2.0, 5.0)
+UP_WITHIN_S = 5.0
 MEASURES = ("entropy", "entropy_z", "usage_divergence", "strange", "alarm_share", "alarm")
 
 Values = tuple[str, ...]
@@ -153,6 +157,10 @@ class Metrics:
         reconnects: cameras that were opened again, by camera.
         errors: of any kind, by kind; `degraded` counts frames whose numbers were not finite.
         drift: mixtures against the training profile, by task and measure (a field of `Drift`).
+        camera_up: 1 while the newest frame of a camera is at most 5 s old, else 0.
+        camera_age_s: Age of the newest frame; NaN before the first.
+        stalls: Times that a camera was opened again because no frame came.
+        camera_errors: Attempts and streams of a camera that failed.
         sink_lost: what sinks lost or dropped, by sink.
         events: Changes of state, by kind, subject and state.
         last_error: Time of the last problem in seconds since 1970, by kind, subject and text.
@@ -183,11 +191,41 @@ class Metrics:
             *(self.frames, self.frames_dropped, self.frame_age_s, self.stage_s, self.task_swaps),
             *(self.reconnects, self.errors, self.drift, self.sink_lost, self.events, self.last_error),
         )
+        self.camera_up = Gauge("pgn_edge_camera_up", "1 while frames of a camera come.", camera)
+        self.camera_age_s = Gauge("pgn_edge_camera_last_frame_age_seconds", "Age of the newest frame.", camera)
+        self.stalls = Counter("pgn_edge_camera_stalls_total", "Cameras opened again for want of frames.", camera)
+        self.camera_errors = Counter("pgn_edge_camera_errors_total", "Attempts and streams that failed.", camera)
+        self._families += (self.camera_up, self.camera_age_s, self.stalls, self.camera_errors)
+        self._beat_s: float | None = None
         self._last: dict[str, tuple[int, float] | None] = {}  # index of the frame, and when it was answered
 
     def expect(self, camera: str) -> None:
         """Say that frames of a camera shall come, so that `/healthz` misses it before the first."""
         self._last.setdefault(camera, None)
+        self.frames_dropped.add(0, camera)
+
+    def watch_camera(self, camera: str, counters: Callable[[], Counters]) -> None:
+        """Follow a live source from now on, also one that never gives a frame.
+
+        Args:
+            camera: Name of the camera.
+            counters: Function that gives the counters of the source; called at each scrape.
+        """
+        self.expect(camera)
+        self.reconnects.follow(lambda: counters().reconnects, camera)
+        self.stalls.follow(lambda: counters().stalls, camera)
+        self.camera_errors.follow(lambda: counters().errors, camera)
+        self.camera_age_s.follow(lambda: _age_s(counters()), camera)
+        self.camera_up.follow(lambda: _age_s(counters()) <= UP_WITHIN_S, camera)
+
+    def beat(self) -> None:
+        """Say that the loop of the app turns; `/livez` is 503 where it said so once and no more."""
+        self._beat_s = monotonic()
+
+    @property
+    def beat_age_s(self) -> float | None:
+        """Seconds since the last `beat`; None where there was none."""
+        return None if self._beat_s is None else monotonic() - self._beat_s
 
     def observe(self, result: Result, frame: Frame) -> None:
         """Count one answer; of a frame's answers the first one counts its age, and what was dropped before it.
@@ -235,6 +273,10 @@ class Metrics:
     def render(self) -> str:
         """All numbers in the text exposition format 0.0.4."""
         return "".join(f"{line}\n" for family in self._families for line in family.lines())
+
+
+def _age_s(counters: Counters) -> float:
+    return math.nan if counters.age_ms is None else counters.age_ms / 1e3
 
 
 def _problems(events: EventLog) -> dict[Values, float]:

@@ -157,6 +157,8 @@ def _cameras(ctx: click.Context, param: click.Parameter, sources: Sequence[str])
     type=_Address(METRICS_PORT),
     help="Serve /metrics and /healthz there; beyond loopback $PGN_EDGE_METRICS_TOKEN.",
 )
+@click.option("--within-s", type=float, help="Seconds without an answer until /healthz misses a camera. [default: 5]")
+@click.option("--healthy", type=click.Choice(("all", "any")), help="Cameras that /healthz needs. [default: all]")
 @click.option("--web", type=_Address(WEB_PORT), help="Serve a live page there; beyond loopback $PGN_EDGE_WEB_TOKEN.")
 @click.option("--bundles", type=click.Path(file_okay=False), help="Folder of bundles that the page may swap in.")
 @engine_options
@@ -242,11 +244,20 @@ def _plan(**options: Any) -> RunPlan:
         sinks=sinks,
         metrics=_listen(options["metrics"], "PGN_EDGE_METRICS_TOKEN"),
         web=_listen(web, "PGN_EDGE_WEB_TOKEN"),
+        health=_health(options),
         bundles=options["bundles"],
         strict=options["strict"],
         white=options["white"],
         is_interactive=len(cameras) == 1,
     )
+
+
+def _health(options: dict[str, Any]) -> dict[str, Any]:
+    given = {"within_s": options["within_s"], "cameras": options["healthy"]}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and not options["metrics"]:
+        raise click.UsageError("--within-s and --healthy are for --metrics")
+    return given
 
 
 def _mqtt(options: dict[str, Any]) -> dict[str, Any] | None:

@@ -54,14 +54,16 @@ MQTT: Kinds = {
     **{"host": str, "port": int, "topic": str, "status_topic": str, "qos": int, "user": str, "password": str},
     **{"tls": bool, "ca_file": str, "queue": int, "keepalive_s": int, "flush_s": float},
 }
-METRICS: Kinds = {"listen": str, "token": str}
-WEB: Kinds = {**METRICS, "bundles": str}
+LISTEN: Kinds = {"listen": str, "token": str}
+METRICS: Kinds = {**LISTEN, "within_s": float, "alive_s": float, "healthy": str}
+WEB: Kinds = {**LISTEN, "bundles": str}
 
 CHOICES = {
     "provider": ("cpu", "cuda", "tensorrt"),
     "policy": ("latest", "drop-oldest", "wait"),
     "on_error": ("raise", "drop"),
     "rtsp_transport": ("tcp", "udp"),
+    "healthy": ("all", "any"),
     "codec": ("vp9", "vp8", "mp4v"),
 }
 NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", list: "a list of strings"}
@@ -111,6 +113,7 @@ class _Config:
             sinks=sinks,
             metrics=self.listen("metrics", top, METRICS, METRICS_PORT),
             web=self.listen("web", top, WEB, WEB_PORT),
+            health=self.health(top.get("metrics", {})),
             bundles=self.file(web["bundles"]) if "bundles" in web else None,
             strict=top.get("strict", False),
             white=top.get("white"),
@@ -222,6 +225,18 @@ class _Config:
             key, got = f"{name}.listen", repr(values["listen"])
             raise self.error(key, "HOST, HOST:PORT or PORT", got, "write it so") from exc
         return Listen(host, port, values.get("token") or os.environ.get(f"PGN_EDGE_{name.upper()}_TOKEN", ""))
+
+    def health(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        from pgn_edge.errors import OutputError
+        from pgn_edge.runtime.metrics_server import Health
+
+        names = {"within_s": "within_s", "alive_s": "alive_s", "healthy": "cameras"}
+        given = {field: metrics[name] for name, field in names.items() if name in metrics}
+        try:
+            Health(**given)
+        except OutputError as exc:
+            raise self.error("metrics", exc.expected, exc.got, exc.do) from exc
+        return given
 
     def file(self, text: str) -> str:
         """A path as this process finds it."""

@@ -111,7 +111,7 @@ def execute(plan: RunPlan, left_out: LeftOut) -> Outcome:
         is_live = any(isinstance(source, LiveSource) for source in sources.values())
         runtime = stack.enter_context(Runtime(plan.vit, plan.tasks, canvases=plan.draws, **plan.engine))
         sinks = make_sinks(plan, runtime, sources, events)
-        metrics = stack.enter_context(serving(plan.metrics, runtime, sinks, events))
+        metrics = stack.enter_context(serving(plan, runtime, sinks, events))
         stack.enter_context(events.watching({name: sink for name, sink in sinks.items() if name != "web"}))
         progress = _lenient(stack.enter_context(progress_bar()))
         places = list(sinks.values())

@@ -79,6 +79,7 @@ class RunPlan:
         sinks: where answers go.
         metrics: where numbers are served; None for nowhere.
         web: where the live page is; None for nowhere.
+        health: Fields of `Health`, when the metrics server calls the run ready and alive.
         bundles: folder of bundles that the page may swap in; None for none.
         strict: Whether an unreadable image stops the run, and missing frames make it fail.
         is_interactive: Whether a person waits for a single camera, so that one that does not come ends the run.
@@ -93,6 +94,7 @@ class RunPlan:
     sinks: SinkPlan = SinkPlan()
     metrics: Listen | None = None
     web: Listen | None = None
+    health: Mapping[str, Any] = field(default_factory=dict)
     bundles: str | None = None
     strict: bool = False
     white: int | None = None

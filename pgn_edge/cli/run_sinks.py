@@ -101,18 +101,18 @@ def _page(plan: RunPlan, listen: Listen, runtime: Runtime, events: EventLog) -> 
 
 
 @contextmanager
-def serving(listen: Listen | None, runtime: Runtime, sinks: Mapping[str, Sink], events: EventLog) -> Iterator[Metrics]:
+def serving(plan: RunPlan, runtime: Runtime, sinks: Mapping[str, Sink], events: EventLog) -> Iterator[Metrics]:
     """The metrics of a run, served meanwhile where somebody listens."""
     from pgn_edge.runtime.metrics import Metrics
-    from pgn_edge.runtime.metrics_server import MetricsServer
+    from pgn_edge.runtime.metrics_server import Health, MetricsServer
 
-    metrics = Metrics(events)
+    listen, metrics = plan.metrics, Metrics(events)
     if listen is None:
         yield metrics
         return
     metrics.watch_runtime(runtime)
     for name, sink in sinks.items():
         metrics.watch(name, sink)
-    with MetricsServer(metrics, listen.host, listen.port, token=listen.token) as server:
+    with MetricsServer(metrics, listen.host, listen.port, token=listen.token, health=Health(**plan.health)) as server:
         click.echo(f"metrics at {server.url}", err=True)
         yield metrics

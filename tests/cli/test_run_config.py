@@ -230,3 +230,11 @@ def test_addresses(text: str, address: tuple[str, int]) -> None:
 def test_no_addresses(text: str) -> None:
     with pytest.raises(ValueError, match=text):
         parse_address(text, 80)
+
+
+def test_health_is_configured_and_a_wrong_time_is_refused(tmp_path: Path) -> None:
+    metrics = '[metrics]\nlisten = "9464"\nwithin_s = 60\nhealthy = "any"\n'
+    assert read_config(write(tmp_path, SMALL + metrics)).health == {"within_s": 60, "cameras": "any"}
+    for wrong in (metrics.replace("60", "0"), metrics.replace("any", "most")):
+        with pytest.raises(DataError, match="metrics"):
+            read_config(write(tmp_path, SMALL + wrong))

@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 
 from pgn_edge.errors import OutputError
 from pgn_edge.runtime.http_server import MOST_CONNECTIONS
+from pgn_edge.runtime.live import Counters
 from pgn_edge.runtime.metrics import AGE_BUCKETS_S, CONTENT_TYPE, STAGE_BUCKETS_S, Counter, Gauge, Histogram, Metrics
-from pgn_edge.runtime.metrics_server import MetricsServer
+from pgn_edge.runtime.metrics_server import Health, MetricsServer
 from pgn_edge.runtime.result import Result
 from pgn_edge.runtime.runtime import Runtime
 from pgn_edge.runtime.sinks import CallbackSink
@@ -154,6 +155,10 @@ def test_the_names_are_those_that_dashboards_use() -> None:
         "pgn_edge_sink_lost_total": "counter",
         "pgn_edge_events_total": "counter",
         "pgn_edge_last_error_timestamp_seconds": "gauge",
+        "pgn_edge_camera_up": "gauge",
+        "pgn_edge_camera_last_frame_age_seconds": "gauge",
+        "pgn_edge_camera_stalls_total": "counter",
+        "pgn_edge_camera_errors_total": "counter",
     }
 
 
@@ -291,7 +296,7 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def server(metrics: Metrics) -> Iterator[MetricsServer]:
-    with MetricsServer(metrics, port=0, within_s=0.3) as opened:
+    with MetricsServer(metrics, port=0, health=Health(within_s=0.3)) as opened:
         yield opened
 
 
@@ -323,7 +328,7 @@ def test_health_names_the_camera_that_is_silent(server: MetricsServer, metrics: 
         assert kind == "application/json"
         return status, json.loads(text)
 
-    assert health() == (503, {"healthy": False, "reasons": ["no camera yet"], "silence_s": {}})
+    assert health() == (503, {"healthy": False, "reasons": ["no camera yet"], "silence_s": {}, "last_error": None})
     metrics.expect("back")
     metrics.observe(RESULT, frame_at(0))
     status, document = health()
@@ -379,7 +384,7 @@ def test_what_cannot_be_served_is_refused(metrics: Metrics, server: MetricsServe
     with pytest.raises(OutputError, match="a token of plain characters"):
         MetricsServer(metrics, port=0, token="a\r\nb")
     with pytest.raises(OutputError, match="seconds above 0"):
-        MetricsServer(metrics, port=0, within_s=0)
+        MetricsServer(metrics, port=0, health=Health(within_s=0))
     with pytest.raises(OutputError, match="a free port"):
         MetricsServer(metrics, port=99999)
 
@@ -406,3 +411,43 @@ def test_clients_that_say_nothing_cost_no_more_than_their_number(server: Metrics
         sleep(0.01)
     for connection in silent:
         connection.close()
+
+
+def counters(age_ms: float | None, stalls: int) -> Counters:
+    return Counters(frames=0, dropped=0, thinned=0, reconnects=1, stalls=stalls, errors=3, age_ms=age_ms)
+
+
+def test_a_camera_that_never_came_has_its_series_and_one_that_is_away_is_not_up() -> None:
+    metrics = Metrics()
+    metrics.watch_camera("never", lambda: counters(None, 0))
+    metrics.watch_camera("away", lambda: counters(9000.0, 2))
+    metrics.watch_camera("here", lambda: counters(40.0, 0))
+    lines = metrics.render().splitlines()
+    for line in (
+        'pgn_edge_camera_up{camera="never"} 0',
+        'pgn_edge_camera_last_frame_age_seconds{camera="never"} NaN',
+        'pgn_edge_frames_dropped_total{camera="never"} 0',
+        'pgn_edge_camera_up{camera="away"} 0',
+        'pgn_edge_camera_last_frame_age_seconds{camera="away"} 9',
+        'pgn_edge_camera_stalls_total{camera="away"} 2',
+        'pgn_edge_camera_errors_total{camera="away"} 3',
+        'pgn_edge_camera_up{camera="here"} 1',
+    ):
+        assert line in lines
+
+
+def test_one_silent_camera_of_twenty_leaves_an_app_alive_and_where_any_is_enough_ready() -> None:
+    metrics = Metrics()
+    for number in range(20):
+        metrics.expect(f"camera{number}")
+        if number:
+            metrics.observe(RESULT, Frame(0, f"camera{number}#0", None, np.zeros((4, 4, 3), np.uint8)))
+    metrics.beat()
+    with MetricsServer(metrics, port=0) as strict, MetricsServer(metrics, port=0, health=Health(cameras="any")) as lax:
+        assert (strict.health()[0], lax.health()[0]) == (503, 200)
+        assert lax.health()[1]["reasons"] == ["camera0: no frame yet"]
+        assert get(strict, "/livez")[0] == 200
+    with MetricsServer(metrics, port=0, health=Health(alive_s=1e-9)) as stuck:
+        assert get(stuck, "/livez")[0] == 503
+    with pytest.raises(OutputError, match="all or any"):
+        Health(cameras="most")  # type: ignore[arg-type]

@@ -35,9 +35,7 @@ def test_a_second_becomes_a_row_of_means() -> None:
     assert first["cameras"]["front"]["fps"] == 2
     assert 1500 <= first["cameras"]["front"]["age_ms"] < 60_000
     assert first["stages_ms"] == {"pgn": 2.0, "vit": 8.0}
-    assert first["drift"] == {
-        "pets": {"entropy_z": -1.25, "usage_divergence": 0.125, "strange": None, "alarm": False}
-    }
+    assert first["drift"] == {"pets": {"entropy_z": -1.25, "usage_divergence": 0.125, "strange": None, "alarm": False}}
     assert second["cameras"]["front"] == {"fps": 0, "age_ms": None}, "a second without a frame is a gap"
     assert second["stages_ms"] == {"pgn": None, "vit": None}
     assert second["drift"] == {"pets": None}
