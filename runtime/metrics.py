@@ -185,7 +185,7 @@ class Metrics:
         self.last_error = Gauge(
             "pgn_edge_last_error_timestamp_seconds", "Time of the last problem of a subject.", (*subject, "text")
         )
-        self.events.follow_all(lambda: dict(self.log.counts))
+        self.events.follow_all(lambda: {key: float(count) for key, count in self.log.counts.items()})
         self.last_error.follow_all(lambda: _problems(self.log))
         self._families: tuple[Family, ...] = (
             *(self.frames, self.frames_dropped, self.frame_age_s, self.stage_s, self.task_swaps),

@@ -47,7 +47,7 @@ class _Group(click.Group):
             with showing():
                 return super().invoke(ctx)
         except click.ClickException as exc:
-            exc.message = redact(exc.message)  # it may quote an option that holds a password
+            exc.__dict__["message"] = redact(exc.message)  # it may quote an option that holds a password
             raise
         except (click.exceptions.Exit, click.Abort):
             raise

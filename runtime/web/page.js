@@ -125,6 +125,12 @@ function show(state) {
     error.hidden = !sink.last_error;
     text(error, sink.last_error ? `last error: ${sink.last_error}` : '');
   }
+  find('happened').hidden = !state.events.length;
+  find('events').replaceChildren(...state.events.map((event) => {
+    const line = document.createElement('li'), reason = event.text ? `: ${event.text}` : '';
+    text(line, `${event.at} ${event.kind} ${event.subject}: ${event.state}${reason}`);
+    return line;
+  }));
   const rate = state.cameras.reduce((sum, camera) => sum + (camera.fps ?? 0), 0);
   const many = (number, noun) => `${number} ${noun}${number === 1 ? '' : 's'}`;
   text(find('summary'), `${many(cards.size, 'camera')} · ${many(tasks.size, 'task')} · ${rate.toFixed(1)} frames/s`);

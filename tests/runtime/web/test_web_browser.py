@@ -141,6 +141,7 @@ def test_a_swap_through_the_menu_changes_the_answers(page: LivePage, runtime: Ru
     assert len(refused) == 1, "the browser itself notes the status of the refusal, and nothing else"
     assert "422" in refused[0]
     eventually(lambda: browser.find_element("css selector", "#tasks button").is_enabled(), "the next swap may come")
+    eventually(lambda: "task pets: done: swap to good.pgn" in text_of(browser, "#events"), "the swap is an event")
 
 
 def test_a_silent_camera_is_shown_and_comes_back(
