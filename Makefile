@@ -27,11 +27,11 @@ demo: $(DEMO)
 
 test: lint unit
 
-# What computes goes in two processes of one thread each, which takes less time than one of two; what waits for servers,
-# cameras and signals goes alone.
+# Tests that compute go in two processes of one thread each, which takes less time than one process of two threads. Tests
+# that wait for servers, cameras and signals go alone (`WAITING` in tests/conftest.py).
 unit: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/core tests/nn tests/export tests/train
-	$(BIN)/python -m pytest tests/cli tests/runtime tests/*.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not waits" tests
+	$(BIN)/python -m pytest -m waits tests
 
 # Neither mypy nor import-linter sees the mapped packages of an editable install, so both read an installed copy.
 lint: $(READY)

@@ -29,9 +29,34 @@ from pgn_edge.nn.vit import Backbone
 PROMPTS, LIBRARY, GOLDEN_FRAMES = 16, 32, 24
 LABELS = tuple("0123456789")
 
+# Modules whose tests wait for servers, cameras, signals or clocks. They run one after another on an idle machine,
+# because a neighbour that computes would make their deadlines a matter of luck. All others share the cores.
+WAITING = (
+    *("cli/test_display.py", "cli/test_run.py", "cli/test_standard_output.py", "core/test_host.py"),
+    *("export/test_build_process.py", "runtime/live/", "runtime/probe/test_probe_services.py", "runtime/web/"),
+    *("runtime/test_app.py", "runtime/test_cameras.py", "runtime/test_deadlines.py", "runtime/test_events.py"),
+    *("runtime/test_hostile_bundles.py", "runtime/test_http_server.py", "runtime/test_metrics.py"),
+    *(
+        "runtime/test_redaction.py",
+        "runtime/test_scheduler.py",
+        "runtime/test_service.py",
+        "runtime/test_service_task.py",
+    ),
+    *("runtime/test_sinks", "runtime/test_tasks.py", "runtime/test_triton.py", "runtime/test_video_file.py"),
+    *("test_examples.py", "test_no_telemetry.py", "test_readme.py", "test_swaps.py"),
+)
+TESTS = Path(__file__).parent
+
 # The same examples on every machine, no time limit that a busy machine could miss, nothing left on disk.
 settings.register_profile("house", derandomize=True, deadline=None, database=None, max_examples=50)
 settings.load_profile("house")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need an idle machine, so that `make unit` runs them apart."""
+    for item in items:
+        if item.path.relative_to(TESTS).as_posix().startswith(WAITING):
+            item.add_marker(pytest.mark.waits)
 
 
 class TinyPair(NamedTuple):
