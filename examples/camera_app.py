@@ -1,7 +1,6 @@
 """A camera app to start from: python examples/camera_app.py SOURCE vit.onnx URL|answers.jsonl NAME=task.pgn ...
 
-SIGHUP swaps in what lies at the bundles' paths by then; SIGTERM and Ctrl-C end the app. $HOOK_TOKEN goes to the
-webhook. Prometheus reads http://127.0.0.1:9464/metrics, or another port, $METRICS_PORT."""
+SIGHUP loads the bundles anew; SIGTERM and Ctrl-C end the app. $HOOK_TOKEN is the webhook's; $METRICS_PORT is 9464."""
 
 import os
 import signal
@@ -36,10 +35,9 @@ def swap(runtime: Runtime, bundles: dict[str, str], orders: "SimpleQueue[bool]")
                 print(f"{task}: the old one stays: {exc}", file=sys.stderr, flush=True)
 
 
-if len(sys.argv) < 5 or not all("=" in task for task in sys.argv[4:]):
-    sys.exit(__doc__)
-source, vit, target, *tasks = sys.argv[1:]
-bundles, orders, metrics = dict(task.split("=", 1) for task in tasks), SimpleQueue[bool](), Metrics()
+source, vit, target, *tasks = sys.argv[1:] if len(sys.argv) > 4 else sys.exit(__doc__)
+bundles = dict(task.split("=", 1) if "=" in task else sys.exit(__doc__) for task in tasks)
+orders, metrics = SimpleQueue[bool](), Metrics()
 signal.signal(signal.SIGHUP, lambda *_: orders.put(True))  # a signal may come within any call; this queue takes that
 hook = WebhookOptions(token=os.environ.get("HOOK_TOKEN", ""))
 with Runtime(vit, bundles) as runtime, ExitStack() as stack:

@@ -1,8 +1,7 @@
 """A control loop without ROS: python examples/robot_loop.py SOURCE vit.onnx task.pgn [HZ], until SIGTERM or Ctrl-C.
 
-Periods start at fixed times of the monotonic clock, so that lateness does not add up; one that has gone by is left out,
-and counted. Without an answer about a fresh frame, for whatever reason, the actuator holds its safe state. Against a
-program that hangs, give the actuator a watchdog of its own."""
+Periods start at fixed times of the monotonic clock; a missed one is left out and counted. Without a fresh answer the
+actuator holds its safe state. Give the actuator a watchdog of its own against a program that hangs."""
 
 import signal
 import sys
@@ -33,9 +32,7 @@ def grab(source: Source, newest: "deque[Frame]", running: set[str]) -> None:
         running.clear()
 
 
-if len(sys.argv) < 4:
-    sys.exit(__doc__)
-name, vit, task, rate_hz = (*sys.argv[1:], "10")[:4]
+name, vit, task, rate_hz = (*sys.argv[1:], "10")[:4] if len(sys.argv) > 3 else sys.exit(__doc__)
 newest, running = deque[Frame](maxlen=1), {"yes"}  # to clear a set is safe in a signal handler, as no lock is
 for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda *_: running.clear())

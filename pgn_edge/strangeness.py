@@ -88,8 +88,12 @@ class Strangeness:
         doubts = 1 - scores.astype(np.float64)
         ranks = _ranks(np.sort(distances), distances) + _ranks(np.sort(doubts), doubts)
         limit = float(np.sort(ranks / 2)[strange_rank(count) - 1])
-        rounded = (np.sort(values).round(DIGITS).astype(np.float32) for values in (distances, doubts))
-        return cls(_centres(points).round(DIGITS).astype(np.float32), *rounded, round(limit, DIGITS))
+        return cls(
+            centres=_centres(points).round(DIGITS).astype(np.float32),
+            distances=np.sort(distances).round(DIGITS).astype(np.float32),
+            doubts=np.sort(doubts).round(DIGITS).astype(np.float32),
+            limit=round(limit, DIGITS),
+        )
 
     @property
     def images(self) -> int:
@@ -126,8 +130,12 @@ class Strangeness:
             ValueError: A field is missing, unknown, or of another type.
         """
         found = conform(data, StrangenessJson)
-        arrays = (found.centres, found.distances, found.doubts)
-        return cls(*(np.asarray(array, np.float32) for array in arrays), found.limit)
+        return cls(
+            centres=np.asarray(found.centres, np.float32),
+            distances=np.asarray(found.distances, np.float32),
+            doubts=np.asarray(found.doubts, np.float32),
+            limit=found.limit,
+        )
 
 
 def strange_rank(images: int) -> int:

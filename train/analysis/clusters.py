@@ -97,7 +97,7 @@ def _narrow(points: np.ndarray) -> np.ndarray:
     points = points - points.mean(axis=0)
     if points.shape[1] <= points.shape[0]:
         return points
-    upper = np.linalg.qr(points.T, mode="r")  # points = upper.T @ q.T, and q keeps every length
+    upper: np.ndarray = np.asarray(np.linalg.qr(points.T, mode="r"))  # points = upper.T @ q.T; q keeps every length
     return np.ascontiguousarray(upper.T)
 
 

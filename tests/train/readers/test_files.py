@@ -8,10 +8,10 @@ import pytest
 
 from pgn_edge.errors import DataError
 from pgn_edge.labels import DATASETS, load_labels
-from pgn_edge.train.data.readers import eurosat, resisc45, sun397, ucf101
+from pgn_edge.train.data.readers import eurosat, sun397, ucf101
 from pgn_edge.train.data.readers.files import Paths, class_folders, class_items, image_names, is_inside, namer
 
-ALIASES = {module.__name__.rpartition(".")[2]: module.ALIASES for module in (eurosat, resisc45, sun397, ucf101)}
+ALIASES = {module.__name__.rpartition(".")[2]: module.ALIASES for module in (eurosat, sun397, ucf101)}
 
 
 @pytest.mark.parametrize("data", DATASETS)
