@@ -11,7 +11,7 @@ import torch
 from pgn_edge.errors import DataError, PgnEdgeError
 from pgn_edge.heads import Head
 from pgn_edge.nn.tensor_file import load_tensors
-from pgn_edge.npz import npz_arrays
+from pgn_edge.npz import user_npz_arrays
 
 
 def read_head(path: Path, labels: tuple[str, ...]) -> Head:
@@ -25,7 +25,7 @@ def read_head(path: Path, labels: tuple[str, ...]) -> Head:
         DataError: no such file, another suffix, other arrays, another number of classes, or values that are not finite.
     """
     readers: dict[str, Callable[[Path], Any]] = {
-        ".npz": lambda file: npz_arrays(file.read_bytes(), str(file)),
+        ".npz": lambda file: user_npz_arrays(file.read_bytes(), str(file)),
         ".safetensors": _read_safetensors,
         ".pt": load_tensors,
         ".pth": load_tensors,

@@ -54,6 +54,26 @@ def npz_arrays(data: bytes, source: str) -> dict[str, np.ndarray]:
         raise _bad(source, f"{type(exc).__name__}: {exc}") from exc
 
 
+def user_npz_arrays(data: bytes, source: str) -> dict[str, np.ndarray]:
+    """Read an .npz that a user's own program wrote, as `numpy.savez` does; with the checks of `npz_arrays`.
+
+    NumPy writes members with the size fields of large files, which bundles must not have. Only a user's own file is
+    read here, and a bundle never is.
+
+    Raises:
+        BundleError: not an .npz, compressed members, Python objects, or headers that lie about sizes.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            stored = all(info.compress_type == zipfile.ZIP_STORED for info in archive.infolist())
+            if not stored:
+                raise _bad(source, "compressed members, as from numpy.savez_compressed")
+            members = {info.filename: archive.read(info) for info in archive.infolist()}
+        return {name.removesuffix(".npy"): _array(member, source) for name, member in members.items()}
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError, OverflowError, NotImplementedError, RuntimeError) as exc:
+        raise _bad(source, f"{type(exc).__name__}: {exc}") from exc
+
+
 def _array(member: bytes, source: str) -> np.ndarray:
     file = io.BytesIO(member)
     version = np.lib.format.read_magic(file)

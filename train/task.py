@@ -16,7 +16,7 @@ from pgn_edge.geometry import Geometry
 from pgn_edge.left_out import LeftOut
 from pgn_edge.nn.backbones import load_backbone
 from pgn_edge.nn.canvas import to_input
-from pgn_edge.nn.checkpoint import GOLDEN_FRAMES, Checkpoint, HeldOut, save_checkpoint, spread
+from pgn_edge.nn.checkpoint import GOLDEN_FRAMES, Checkpoint, HeldOut, load_checkpoint, save_checkpoint, spread
 from pgn_edge.nn.generator import ResNet10, make_generator
 from pgn_edge.nn.pgn import PGN
 from pgn_edge.nn.vit import Backbone
@@ -120,7 +120,9 @@ def train_task(
     )
     history = fit(model, data, preprocess, schedule, listeners, execution)
     if accelerator.is_main_process:
-        files.save(model, history, _held_out(model, data, preprocess, accelerator.device, progress))
+        # A finished run that is resumed changes nothing; one whose checkpoint is lost gets it back.
+        if not path.exists() or load_checkpoint(path).held_out is None:
+            files.save(model, history, _held_out(model, data, preprocess, accelerator.device, progress))
         files.warm.unlink(missing_ok=True)
     return TrainReport(path, model, data, preprocess, history, perf_counter() - start, left_out)
 

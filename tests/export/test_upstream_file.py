@@ -100,7 +100,7 @@ def test_files_that_are_refused(upstream_state, write, refused, tmp_path: Path, 
 
 
 def test_a_checkpoint_of_ours_needs_no_import(refused, tiny_checkpoint: Path, tmp_path: Path):
-    assert "which needs no import" in refused(tiny_checkpoint, tmp_path / "ckpt.pt")
+    assert "got a training checkpoint; make a bundle of it first" in refused(tiny_checkpoint, tmp_path / "ckpt.pt")
 
 
 class Marker:

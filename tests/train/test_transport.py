@@ -48,11 +48,12 @@ def test_every_canvas_goes_through_the_codec(config: TrainConfig, tmp_path: Path
 
     monkeypatch.setattr(Transport, "carry", counted)
     report = train_task(config, QUICK, tmp_path / "ckpt.pt")
-    assert carried == [("jpeg:50", (64, 64, 3))] * (2 * (15 + 3)), "15 images of training and 3 of validation, 2 epochs"
+    images = 2 * (15 + 3) + 3  # two epochs of training and validation, and the held-out images at the end
+    assert carried == [("jpeg:50", (64, 64, 3))] * images
     before = replace(config, transport=None)
     plain = train_task(before, QUICK, tmp_path / "plain.pt")
     assert report.history.loss != plain.history.loss
-    assert len(carried) == 2 * (15 + 3)
+    assert len(carried) == images
 
 
 def test_the_checkpoint_says_it_and_is_judged_as_it_was_chosen(config: TrainConfig, tmp_path: Path):

@@ -130,11 +130,11 @@ class DataSet:
         groups = np.split(order, np.cumsum(np.bincount(self.train.labels, minlength=len(self.labels)))[:-1])
         for label, indices in zip(self.labels, groups, strict=True):
             if not any(_readable(self.train, int(index), left_out) for index in indices):
-                first = left_out.error(self.train.name(int(indices[0])))
+                name = self.train.name(int(indices[0]))
                 raise DataError(
                     f"{self.name}, class {label}",
                     expected="at least one image that can be read",
-                    got=f"none of {len(indices)}, the first: {first}",
+                    got=f"none of {len(indices)}, the first: {name}: {left_out.error(name)}",
                     do="repair them, or leave the class out",
                 )
 
