@@ -87,7 +87,7 @@ class Comparison:
 
 
 def read_earlier(path: str | Path, options: BenchOptions) -> Earlier:
-    """Read what `bench --json` wrote, and refuse what cannot be compared with a run of these options.
+    """Read what `bench --json-file` wrote, and refuse what cannot be compared with a run of these options.
 
     Args:
         path: of the JSON file.
@@ -101,7 +101,7 @@ def read_earlier(path: str | Path, options: BenchOptions) -> Earlier:
     except OSError as exc:
         raise _refuse(path, exc.strerror or str(exc), "check the path") from exc
     except (ValueError, RecursionError) as exc:
-        raise _refuse(path, "no JSON document", "give what `pgn-edge bench --json FILE` wrote") from exc
+        raise _refuse(path, "no JSON document", "give what `pgn-edge bench --json-file FILE` wrote") from exc
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         schema = document.get("schema") if isinstance(document, dict) else None
         raise _refuse(path, f"schema {schema!r}", "measure it again with this version")

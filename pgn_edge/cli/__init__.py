@@ -39,8 +39,32 @@ EXTRAS = {
 }
 
 
+WIDEST = 60  # characters of a command's short help: it fits into a line of 80 columns
+# Of the help, in the order of the work.
+SECTIONS = {
+    "Start": ("demo", "doctor", "inspect"),
+    "Train": ("probe", "train", "compare", "ablate", "import"),
+    "Export": ("export", "export-vit", "compile", "triton-repo"),
+    "Run": ("predict", "run"),
+    "Measure": ("eval", "analyze", "bench"),
+}
+
+
 class _Group(click.Group):
     """Turns every failure into one line on stderr and exit status 1."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the line with --debug at its beginning, wherever the user typed it."""
+        end = args.index("--") if "--" in args else len(args)
+        plain = [argument for argument in args[:end] if argument != "--debug"]
+        debug = ["--debug"] * (len(plain) < end)
+        return super().parse_args(ctx, [*debug, *plain, *args[end:]])
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands in the order of the work, each with its whole first sentence."""
+        for title, names in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(WIDEST)) for name in names])
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -74,7 +98,7 @@ def _message(exc: Exception, command: str | None) -> str:
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, "--version", prog_name="pgn-edge")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error; at any place in the line.")
 def cli(debug: bool) -> None:
     """Adapt one frozen ViT engine to any number of tasks, by its input alone."""
     show_log()

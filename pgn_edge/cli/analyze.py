@@ -79,7 +79,10 @@ def analyze(
     strict: bool,
     **given: object,
 ) -> None:
-    """Show what the PGN of a CHECKPOINT does: clusters, tokens, attention and robustness, as pictures and a page."""
+    """Show what the PGN of a CHECKPOINT does, on a page.
+
+    The page has clusters, tokens, attention and robustness.
+    """
     from pgn_edge.train.analysis.report import Looked
     from pgn_edge.train.analysis.report import analyze as run
 

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgn_edge.cli.console import PixelSize, engine_options, print_json, print_table, printable, progress_bar
+from pgn_edge.cli.console import (
+    PixelSize,
+    engine_options,
+    json_option,
+    print_json,
+    print_table,
+    printable,
+    progress_bar,
+)
 
 if TYPE_CHECKING:
     from pgn_edge.runtime.bench import BenchReport
@@ -68,17 +76,29 @@ FRAMES = 8  # of a query where neither --cameras nor --batch says: as many as ML
 @click.option(
     "--tasks", type=click.IntRange(min=1), default=10, show_default=True, help="Tasks that the tax is told for."
 )
-@click.option("--compare", type=FILE, help="An earlier --json of the same engines: faster, slower or no difference.")
+@click.option(
+    "--compare", type=FILE, help="An earlier --json-file of the same engines: faster, slower or no difference."
+)
 @click.option("--fail-if-slower", is_flag=True, help="Exit with 1 where --compare finds a whole query slower.")
-@click.option("--json", type=click.Path(allow_dash=True), help="Write summary and samples there; - for stdout.")
+@json_option
+@click.option("--json-file", type=FILE, help="Write summary and samples as JSON.")
 @click.option("--csv", type=FILE, help="Write every sample.")
 @click.option("--markdown", type=FILE, help="Write the tables as Markdown.")
 @click.option("--html", type=FILE, help="Write a page with plots.")
 @click.pass_context
 def bench(
-    context: click.Context, /, engines: tuple[str, ...], compare: Path | None, fail_if_slower: bool, **given: Any
+    context: click.Context,
+    /,
+    engines: tuple[str, ...],
+    compare: Path | None,
+    fail_if_slower: bool,
+    as_json: bool,
+    **given: Any,
 ) -> None:
-    """Measure latency or throughput: bare engines, and with a task the whole chain, all in turns in one run."""
+    """Measure the latency or throughput of engines.
+
+    With a task the whole chain is measured too. All of them take turns in one run.
+    """
     from pgn_edge.runtime.bench import run_bench
     from pgn_edge.runtime.bench_compare import compare as compare_with
     from pgn_edge.runtime.bench_compare import read_earlier
@@ -86,7 +106,7 @@ def bench(
 
     if fail_if_slower and compare is None:
         raise click.UsageError("--fail-if-slower needs --compare")
-    outputs = {name: given.pop(name) for name in ("json", "csv", "markdown", "html")}
+    outputs = {name: given.pop(name) for name in ("json_file", "csv", "markdown", "html")}
     task, stock = given.pop("task"), given.pop("stock")
     options = _options(**given)
     if options.frame is not None and task is None:
@@ -99,6 +119,7 @@ def bench(
         report = run_bench(engines[0], rivals=engines[1:], task=task, stock=stock, options=options, progress=progress)
     comparison = None if earlier is None else compare_with(earlier, report)
     _write(outputs, report, comparison)
+    _print(outputs, report, comparison, as_json)
     if fail_if_slower and comparison is not None and comparison.slower:
         click.echo(f"pgn-edge: slower than {compare}", err=True)
         context.exit(1)
@@ -142,7 +163,7 @@ def _check_outputs(outputs: Mapping[str, Any]) -> None:
     from pgn_edge.runtime.bench_plots import require_matplotlib
 
     for path in outputs.values():
-        if path is not None and str(path) != "-":
+        if path is not None:
             require_writable(path)
     if outputs["html"] is not None:
         require_matplotlib()
@@ -157,16 +178,21 @@ def _write(outputs: Mapping[str, Any], report: BenchReport, comparison: Comparis
 
     document = reports.bench_json(report, comparison)
     made = {
-        "json": lambda: json.dumps(document, indent=2) + "\n",
+        "json_file": lambda: json.dumps(document, indent=2) + "\n",
         "csv": lambda: reports.bench_csv(report),
         "markdown": lambda: reports.bench_markdown(report, comparison),
         "html": lambda: bench_html(report, comparison),
     }
-    written = {name: path for name, path in outputs.items() if path is not None and str(path) != "-"}
-    for name, path in written.items():
-        write_text(path, made[name]())
-    if outputs["json"] == "-":
-        print_json(document)
+    for name, path in outputs.items():
+        if path is not None:
+            write_text(path, made[name]())
+
+
+def _print(outputs: Mapping[str, Any], report: BenchReport, comparison: Comparison | None, as_json: bool) -> None:
+    from pgn_edge.runtime import bench_report as reports
+
+    if as_json:
+        print_json(reports.bench_json(report, comparison))
         return
     for section in reports.sections(report, comparison):
         if section.rows:
@@ -176,8 +202,9 @@ def _write(outputs: Mapping[str, Any], report: BenchReport, comparison: Comparis
         for note in section.notes:
             click.echo(printable(note))
         click.echo()
-    for path in written.values():
-        click.echo(str(path))
+    for path in outputs.values():
+        if path is not None:
+            click.echo(str(path))
 
 
 COMMANDS = (bench,)

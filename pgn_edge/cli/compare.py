@@ -123,7 +123,10 @@ def compare(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Hold a PGN against baselines of the same budget, and write tables and plots. Start it again to go on."""
+    """Compare a PGN with baselines of the same budget.
+
+    Tables and plots are written. Start the command again to continue.
+    """
     from pgn_edge.train.compare import Contest
     from pgn_edge.train.compare import compare as run
 
@@ -150,7 +153,10 @@ def compare(
 )
 @json_option
 def ablate(output: Path, grids: tuple[str, ...], head: Any, as_json: bool, **options: Any) -> None:
-    """Vary one option of a PGN at a time, and write tables and plots. Start it again to go on."""
+    """Vary one training option of a PGN at a time.
+
+    Tables and plots are written. Start the command again to continue.
+    """
     from pgn_edge.train.ablate import ablate as run
     from pgn_edge.train.ablate import parse_grid
 

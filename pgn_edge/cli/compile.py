@@ -40,7 +40,9 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("-o", "--output", type=FILE, help="Default: SOURCE with .plan")
 @json_option
 def compile_command(source: Path, script: Path | None, output: Path | None, as_json: bool, **options: Any) -> None:
-    """Compile SOURCE, a vit.onnx or a task.pgn, to a plan with its sidecar.
+    """Compile SOURCE to a TensorRT plan with its sidecar.
+
+    SOURCE is a vit.onnx or a task.pgn.
 
     tensorrt-rtx compiles anywhere and needs no GPU; tensorrt compiles on the device that will run the plan.
     """

@@ -132,7 +132,7 @@ class PromptCount(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
         """A count, or None for `auto`."""
-        if value == "auto":
+        if str(value).lower() == "auto":
             return None
         return int(click.IntRange(min=self.least).convert(value, param, ctx))
 

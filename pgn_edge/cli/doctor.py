@@ -19,7 +19,9 @@ TITLES = {"machine": "Machine", "gpu": "GPU", "jetson": "Jetson", "packages": "P
 @json_option
 @click.pass_context
 def doctor(context: click.Context, as_json: bool) -> None:
-    """Show what this machine has, what it can do, and the pip line for what is missing.
+    """Show what this machine can do, and what is missing.
+
+    Each missing part has its pip line.
 
     The exit status is 1 where something is at fault; what is optional and missing is no fault.
     """

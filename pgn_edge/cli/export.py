@@ -47,7 +47,10 @@ from pgn_edge.cli.tables import print_certificate, print_numerics, print_parity
 @weights_option
 @json_option
 def export(checkpoint: Path, output: Path | None, fp16: bool, bf16: bool, as_json: bool, **options: Any) -> None:
-    """Export a trained CHECKPOINT as a task bundle, with the prompt inversion fused in."""
+    """Export a trained CHECKPOINT as a task bundle.
+
+    The prompt inversion is part of the bundle's graph.
+    """
     precision = choose_precision(fp16=fp16, bf16=bf16)
     from pgn_edge.export.task import ExportOptions, export_task
 
@@ -104,7 +107,7 @@ def export(checkpoint: Path, output: Path | None, fp16: bool, bf16: bool, as_jso
 @weights_option
 @json_option
 def export_vit(backbone: str, output: Path, fp16: bool, bf16: bool, int8: bool, as_json: bool, **options: Any) -> None:
-    """Export the frozen BACKBONE as one slot-aware ONNX graph.
+    """Export the frozen BACKBONE as an ONNX graph with slots.
 
     BACKBONE is builtin, open_clip:ARCHITECTURE/TAG, timm:NAME or torchvision:NAME; @SIZE behind it sets the image size.
     """

@@ -43,7 +43,10 @@ if TYPE_CHECKING:
 def import_command(
     upstream: Path, output: Path, backbone: str, weights: str | None, as_json: bool, **options: Any
 ) -> None:
-    """Import UPSTREAM, a PGN that the paper's authors published, as a checkpoint."""
+    """Import a PGN of the paper's authors as a checkpoint.
+
+    UPSTREAM is a file that they published.
+    """
     from pgn_edge.export.upstream import ImportOptions, import_upstream
 
     with busy(f"importing {upstream} for {backbone}"):

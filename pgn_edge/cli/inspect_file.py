@@ -37,7 +37,9 @@ TITLES = {
 @json_option
 @click.pass_context
 def inspect_command(context: click.Context, file: Path, other: Path | None, as_json: bool) -> None:
-    """Show what FILE is: a task.pgn, a vit.onnx, a vit.plan with its sidecar, or a ckpt.pt.
+    """Show what FILE is and what it holds.
+
+    FILE is a task.pgn, a vit.onnx, a vit.plan with its sidecar, or a ckpt.pt.
 
     With --diff, the exit status is 0 where both files hold the same and 1 where they differ.
     """

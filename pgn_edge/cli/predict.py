@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 def predict(
     images: tuple[str, ...], vit: str, task: str, top: int, white: int | None, strict: bool, **options: Any
 ) -> None:
-    """Classify each IMAGE with one task; images that cannot be read are counted."""
+    """Classify images with one task."""
     from pgn_edge.left_out import LeftOut
     from pgn_edge.runtime import Runtime
 

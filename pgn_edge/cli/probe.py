@@ -61,7 +61,9 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 )
 @json_option
 def probe(engine: str, html: Path | None, as_json: bool, **given: Any) -> None:
-    """Find out what an engine takes, from inputs and outputs alone, and the settings to train for.
+    """Find out what an engine takes, to train for it.
+
+    The probe looks at inputs and outputs alone.
 
     Each finding has a confidence of 0 to 1 and says what it rests on. Colours and backbone need --task or --reference.
     """

@@ -164,7 +164,10 @@ def _cameras(ctx: click.Context, param: click.Parameter, sources: Sequence[str])
 @engine_options
 @json_option
 def run(config: str | None, as_json: bool, **options: Any) -> None:
-    """Run tasks on every frame of videos, folders of images or cameras, all with one ViT engine."""
+    """Run tasks on videos, cameras and folders of images.
+
+    All tasks share one ViT engine and answer every frame.
+    """
     ctx = click.get_current_context()
     if config is None:
         plan = _plan(**options)

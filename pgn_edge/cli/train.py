@@ -256,7 +256,10 @@ def _options(command: AnyCommand) -> AnyCommand:
 )
 @json_option
 def train(output: Path, resume: bool, as_json: bool, **options: Any) -> None:
-    """Train a PGN for a frozen ViT, and keep the checkpoint of the best validation accuracy."""
+    """Train a PGN for a frozen ViT; write a checkpoint.
+
+    The checkpoint holds the epoch of the best validation accuracy.
+    """
     from pgn_edge.train.config import Execution, Schedule, TrainConfig
     from pgn_edge.train.distributed import is_first
     from pgn_edge.train.task import train_task

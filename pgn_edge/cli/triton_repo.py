@@ -40,7 +40,9 @@ from pgn_edge.cli.console import json_option, print_json
 @click.option("--force", is_flag=True, help="Replace another model of that name.")
 @json_option
 def triton_repo(source: Path, repository: Path, as_json: bool, **options: Any) -> None:
-    """Write a model repository for a Triton server from SOURCE, a vit.onnx or a vit.plan.
+    """Write a Triton model repository from the engine SOURCE.
+
+    SOURCE is a vit.onnx or a vit.plan.
 
     A camera then runs with --vit triton+http://HOST:8000/NAME or triton+grpc://HOST:8001/NAME.
     """

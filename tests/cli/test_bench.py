@@ -48,7 +48,7 @@ def test_warm_up_by_default_says_how_it_ended(call, tiny_pair):
 
 
 def test_json_on_stdout_and_nothing_else(call, tiny_pair):
-    done = call("bench", "--engine", tiny_pair.vit, *QUICK, "--seed", 5, "--json", "-")
+    done = call("bench", "--engine", tiny_pair.vit, *QUICK, "--seed", 5, "--json")
     document = json.loads(done.stdout)
     assert len(document["samples_ms"]["vit"]) == 3
     assert (document["options"]["seed"], document["options"]["warmup"]) == (5, 1)
@@ -85,7 +85,7 @@ def test_every_output_holds_the_same_samples(call, tiny_pair, tmp_path: Path):
 )
 def test_scenarios(call, tiny_pair, options: tuple, frames: int):
     files = ("--engine", tiny_pair.vit, "--task", tiny_pair.task)
-    document = json.loads(call("bench", *files, *QUICK, *options, "--json", "-").stdout)
+    document = json.loads(call("bench", *files, *QUICK, *options, "--json").stdout)
     assert document["options"]["frames"] == frames
     assert bool(document["frames_per_s"]) is ("offline" in options)
 
@@ -93,7 +93,7 @@ def test_scenarios(call, tiny_pair, options: tuple, frames: int):
 def test_a_duration_and_a_frame_of_its_own(call, tiny_pair, tmp_path: Path):
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "frame.png")
     files = ("--engine", tiny_pair.vit, "--task", tiny_pair.task, "--frame", tmp_path / "frame.png")
-    document = json.loads(call("bench", *files, "--duration", 0.05, "--warmup", 0, "--json", "-").stdout)
+    document = json.loads(call("bench", *files, "--duration", 0.05, "--warmup", 0, "--json").stdout)
     # The last round is let through before the time is up; a busy machine may take a while to begin it.
     assert all(start < 0.05 for start in document["starts_s"]["vit"][:-1])
     assert document["options"]["frame_hw"] == [20, 30]
@@ -124,7 +124,7 @@ def test_wrong_usage(call, tiny_pair, options: tuple, message: str):
     assert message in done.stderr
 
 
-@pytest.mark.parametrize("option", ["--json", "--csv", "--markdown", "--html"])
+@pytest.mark.parametrize("option", ["--json-file", "--csv", "--markdown", "--html"])
 def test_outputs_are_checked_before_the_engine_is_opened(refusal, tmp_path: Path, option: str):
     line = refusal("bench", "--engine", tmp_path / "none.onnx", option, tmp_path / "no" / "out")
     assert "a folder that exists" in line
@@ -148,7 +148,7 @@ def test_slower_than_before(call, tiny_pair, tmp_path: Path, monkeypatch: pytest
     clock = itertools.accumulate(iter(lambda: steps.uniform(0.9e-3, 1.1e-3), None))
     monkeypatch.setattr(bench_queries, "perf_counter", lambda: next(clock))
     command = ("bench", "--engine", tiny_pair.stock, "--warmup", 5, "--samples", 30, "--threads", 1)
-    assert call(*command, "--json", tmp_path / "now.json").exit_code == 0
+    assert call(*command, "--json-file", tmp_path / "now.json").exit_code == 0
     faster = earlier(tmp_path / "faster.json", 0.5, tmp_path / "now.json")
     slower = earlier(tmp_path / "slower.json", 2.0, tmp_path / "now.json")
     told, failed = (call(*command, "--compare", faster, *more) for more in ((), ("--fail-if-slower",)))
@@ -176,7 +176,7 @@ def test_wrong_usage_of_server(call, tiny_pair, options: tuple[object, ...], say
 def test_a_server_that_is_asked_at_a_rate(call, tiny_pair):
     done = call(
         *("bench", "--engine", tiny_pair.stock, "--scenario", "server", "--qps", 2000, "--samples", 662),
-        *("--warmup", 0, "--threads", 1, "--json", "-"),
+        *("--warmup", 0, "--threads", 1, "--json"),
     )
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["server"]["vit"]["qps"] == 2000

@@ -25,7 +25,7 @@ from pgn_edge.train.evaluate import compare
 
 
 def test_torch_and_deployed_agree_on_digits(call, tiny_pair, tiny_checkpoint: Path, use_tiny_backbone):
-    options = ("--data", "digits", "--limit", 40, "--vit", tiny_pair.vit, "--json", "-")
+    options = ("--data", "digits", "--limit", 40, "--vit", tiny_pair.vit, "--json")
     done = call("eval", tiny_checkpoint, tiny_pair.task, tiny_pair.task_fp16, *options)
     assert done.exit_code == 0, done.output
     torch, fp32, fp16 = json.loads(done.stdout)["subjects"]
@@ -43,11 +43,11 @@ def test_train_eval_export_eval(call, class_folder: Path, tiny_pair, use_tiny_ba
     checkpoint, data = tmp_path / "ckpt.pt", ("--data", class_folder)
     quick = ("--epochs", 2, "--warm-start", 1, "--batch", 4, "--resolution", 32, "-o", checkpoint, "--json")
     trained = json.loads(call("train", *data, *quick).stdout)
-    (found,) = json.loads(call("eval", checkpoint, *data, "--split", "validation", "--json", "-").stdout)["subjects"]
+    (found,) = json.loads(call("eval", checkpoint, *data, "--split", "validation", "--json").stdout)["subjects"]
     assert found["top1"] == trained["validation_accuracy"]
     assert call("export", checkpoint).exit_code == 0
     bundle = checkpoint.with_suffix(".pgn")
-    done = call("eval", checkpoint, bundle, *data, "--split", "train", "--vit", tiny_pair.vit, "--json", "-")
+    done = call("eval", checkpoint, bundle, *data, "--split", "train", "--vit", tiny_pair.vit, "--json")
     torch, deployed = json.loads(done.stdout)["subjects"]
     assert deployed["flips"]["count"] == 0
     assert deployed["flips"]["max_abs_score"] <= 1e-4
@@ -63,7 +63,7 @@ def test_a_pgn_for_two_data_sets_is_judged_on_one_of_them_and_says_where_images_
     quick = ("--epochs", 1, "--warm-start", 0, "--batch", 4, "--resolution", 32, "-o", checkpoint)
     done = call("train", "--data", f"{class_folder},{other}", "--head", "tuned", *quick)
     assert done.exit_code == 0, done.output
-    alone = json.loads(call("eval", checkpoint, "--data", other, "--split", "train", "--json", "-").stdout)
+    alone = json.loads(call("eval", checkpoint, "--data", other, "--split", "train", "--json").stdout)
     (found,) = alone["subjects"]
     assert found["routing"]["asked"] == ["other"]
     assert found["routing"]["sets"] == [class_folder.name, "other"]
@@ -91,7 +91,7 @@ def test_eight_bits_in_torch_and_deployed_agree(call, hosted: Path, class_folder
     ):
         done = call(*command)
         assert done.exit_code == 0, done.output
-    data = ("--data", class_folder, "--split", "train", "--json", "-")
+    data = ("--data", class_folder, "--split", "train", "--json")
     torch, deployed = json.loads(call("eval", hosted, bundle, *data, "--vit", engine).stdout)["subjects"]
     assert re.fullmatch(r"torch on \w+, png", torch["where"])
     assert deployed["flips"]["count"] == 0
@@ -102,7 +102,7 @@ def test_a_checkpoint_is_judged_behind_the_transport_that_is_asked_for(call, hos
     found = {}
     for name in (None, "none", "png", "jpeg:20"):
         options = () if name is None else ("--transport", name)
-        done = call("eval", hosted, "--data", class_folder, "--split", "train", *options, "--json", "-")
+        done = call("eval", hosted, "--data", class_folder, "--split", "train", *options, "--json")
         document = json.loads(done.stdout)
         assert document["transport"] == name
         (found[name],) = document["subjects"]
@@ -138,7 +138,7 @@ def test_what_is_printed(call, tiny_pair, tiny_checkpoint: Path, class_folder: P
 
 def test_the_page_is_whole(call, tiny_pair, tiny_checkpoint: Path, class_folder: Path, use_tiny_backbone, tmp_path):
     page, numbers = tmp_path / "eval.html", tmp_path / "eval.json"
-    options = ("--data", class_folder, "--vit", tiny_pair.vit, "--html", page, "--json", numbers)
+    options = ("--data", class_folder, "--vit", tiny_pair.vit, "--html", page, "--json-file", numbers)
     done = call("eval", tiny_checkpoint, tiny_pair.task, *options)
     assert done.exit_code == 0, done.output
     text = page.read_text()
@@ -158,7 +158,7 @@ def test_classes_in_another_order_are_the_same_classes(
     for name, index, labels in (("plain.pt", [0, 1], ("cat", "dog")), ("turned.pt", [1, 0], ("dog", "cat"))):
         head = Head.text(rows[index], labels, old.head.scale)
         save_checkpoint(tmp_path / name, replace(old, head=head))
-        done = call("eval", tmp_path / name, "--data", data, "--split", "train", "--json", "-")
+        done = call("eval", tmp_path / name, "--data", data, "--split", "train", "--json")
         assert done.exit_code == 0, done.output
         found += json.loads(done.stdout)["subjects"]
     plain, turned = found
@@ -178,7 +178,7 @@ def test_images_that_cannot_be_read_are_left_out_and_said(
                 Image.open(class_folder / label / f"{index}.png").save(folder / f"{index}.png")
     (tmp_path / "data" / "test" / "0" / "1.png").write_bytes(b"no image")
     options = ("--data", tmp_path / "data", "--vit", tiny_pair.vit)
-    done = call("eval", tiny_checkpoint, tiny_pair.task, *options, "--json", "-")
+    done = call("eval", tiny_checkpoint, tiny_pair.task, *options, "--json")
     document = json.loads(done.stdout)
     assert (document["images"], document["unreadable"]) == (6, 1)
     assert [subject["images"] for subject in document["subjects"]] == [5, 5]
@@ -192,7 +192,7 @@ def test_a_class_none_of_whose_images_can_be_read_is_counted(
     shutil.copytree(class_folder, tmp_path / "data")
     for path in (tmp_path / "data" / "1").iterdir():
         path.write_bytes(b"")
-    done = call("eval", tiny_checkpoint, "--data", tmp_path / "data", "--json", "-")
+    done = call("eval", tiny_checkpoint, "--data", tmp_path / "data", "--json")
     assert done.exit_code == 0, done.output
     left_out = json.loads(done.stdout)["left_out"]
     assert left_out["class_without_readable_image"] == {"count": 1, "first": "1"}
@@ -202,7 +202,7 @@ def test_a_class_none_of_whose_images_can_be_read_is_counted(
 def test_all_images_of_a_folder_are_judged_where_all_are_asked_for(
     call, tiny_checkpoint: Path, class_folder: Path, use_tiny_backbone
 ):
-    done = call("eval", tiny_checkpoint, "--data", class_folder, "--split", "all", "--json", "-")
+    done = call("eval", tiny_checkpoint, "--data", class_folder, "--split", "all", "--json")
     document = json.loads(done.stdout)
     assert document["images"] == len(list(class_folder.rglob("*.png")))
     assert sum(document["subjects"][0]["class_images"]) == document["images"]
@@ -214,7 +214,7 @@ def test_a_frame_without_an_answer_is_wrong(
 ):
     monkeypatch.setattr(pairing, "_check_other_size", lambda *_: None)  # the task was loaded while all was well
     monkeypatch.setattr(HostChain, "flaws", lambda chain: ["embedding"] * len(chain.images))
-    options = ("--data", class_folder, "--vit", tiny_pair.vit, "--json", "-")
+    options = ("--data", class_folder, "--vit", tiny_pair.vit, "--json")
     torch, deployed = json.loads(call("eval", tiny_checkpoint, tiny_pair.task, *options).stdout)["subjects"]
     assert (deployed["top1"], deployed["degraded"], deployed["negative_log_likelihood"]) == (
         0,
@@ -268,7 +268,7 @@ def test_a_checkpoint_of_another_vit(refusal, tiny_checkpoint: Path):
 
 
 def test_outputs_are_checked_before_the_work(refusal, tiny_checkpoint: Path, tmp_path: Path):
-    for option in ("--json", "--html"):
+    for option in ("--json-file", "--html"):
         line = refusal("eval", tiny_checkpoint, "--data", "digits", option, tmp_path / "no" / "file")
         assert "a file in a folder that exists" in line
 

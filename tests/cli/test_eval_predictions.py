@@ -99,7 +99,7 @@ def test_eval_writes_them_for_every_subject(
 ):
     done = call(
         *("eval", tiny_checkpoint, tiny_pair.task, "--data", class_folder, "--vit", tiny_pair.vit),
-        *("--predictions", tmp_path / "answers.csv", "--html", tmp_path / "eval.html", "--json", "-"),
+        *("--predictions", tmp_path / "answers.csv", "--html", tmp_path / "eval.html", "--json"),
     )
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)

@@ -165,7 +165,7 @@ def test_the_runtime_runs_a_task_with_it(server: TritonServer, tiny_pair, golden
 def test_the_bench_times_a_served_vit_beside_a_file(server: TritonServer, tiny_pair, tmp_path: Path):
     url, report = server.url("http"), tmp_path / "report.json"
     engines = ("--engine", url, "--engine", str(tiny_pair.vit), "--task", str(tiny_pair.task))
-    done = CliRunner().invoke(cli, ["bench", *engines, "--samples", "3", "--warmup", "0", "--json", str(report)])
+    done = CliRunner().invoke(cli, ["bench", *engines, "--samples", "3", "--warmup", "0", "--json-file", str(report)])
     assert done.exit_code == 0, done.output
     document = json.loads(report.read_text())
     served, file = (document["parts"][role] for role in ("vit", "vit.2"))

@@ -24,7 +24,10 @@ from pgn_edge.cli.console import json_option, print_json, print_table, progress_
 @click.option("--seed", type=int, default=0, show_default=True)
 @json_option
 def demo(output: Path, epochs: int, seed: int, as_json: bool) -> None:
-    """Train, export, compile, run and bench on embedded data, and write a report."""
+    """Go through all steps on embedded data; write a report.
+
+    The steps are train, export, compile, run and bench.
+    """
     from pgn_edge.cli.demo.steps import run_demo
 
     with progress_bar() as progress:

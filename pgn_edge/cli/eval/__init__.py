@@ -10,6 +10,7 @@ import click
 
 from pgn_edge.cli.console import (
     engine_options,
+    json_option,
     print_json,
     print_table,
     printable,
@@ -47,24 +48,30 @@ if TYPE_CHECKING:
 @weights_option
 @engine_options
 @click.option("--per-class", is_flag=True, help="Print the accuracy of every class.")
-@click.option("--json", "json_path", type=click.Path(allow_dash=True), help="Write all numbers there; - for stdout.")
+@json_option
+@click.option(
+    "--json-file", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write all numbers as JSON."
+)
 @click.option(
     "--predictions",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write every answer there, a .csv or .jsonl file.",
 )
 @click.option("--html", "html_path", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with plots.")
-def evaluate(subjects: tuple[str, ...], per_class: bool, **given: Any) -> None:
-    """Judge each SUBJECT, a checkpoint (.pt) or a bundle (.pgn), on labelled images, and compare it with the first."""
+def evaluate(subjects: tuple[str, ...], per_class: bool, as_json: bool, **given: Any) -> None:
+    """Measure the accuracy of each SUBJECT on labelled images.
+
+    A SUBJECT is a checkpoint (.pt) or a bundle (.pgn). Each one is compared with the first.
+    """
     from pgn_edge.cli.eval.predictions import require_predictions
-    from pgn_edge.cli.eval.run import Question
+    from pgn_edge.cli.eval.run import Question, document
     from pgn_edge.cli.eval.run import evaluate as run
     from pgn_edge.files import require_writable
     from pgn_edge.train.analysis.figures import require_matplotlib
 
     outputs = {name: given.pop(name) for name in ("json_path", "html_path", "predictions")}
     for path in outputs.values():
-        if path is not None and str(path) != "-":
+        if path is not None:
             require_writable(path)
     if outputs["predictions"] is not None:
         require_predictions(outputs["predictions"])
@@ -76,11 +83,13 @@ def evaluate(subjects: tuple[str, ...], per_class: bool, **given: Any) -> None:
         report = run(subjects, question, weights=weights, vit=vit, options=given, progress=progress)
     _write(report, **outputs)
     tell_left_out(report.left_out, report.data.notes)
-    if outputs["json_path"] != "-":
+    if as_json:
+        print_json(document(report))
+    else:
         _print(report, per_class)
 
 
-def _write(report: EvalReport, json_path: str | None, html_path: Path | None, predictions: Path | None) -> None:
+def _write(report: EvalReport, json_path: Path | None, html_path: Path | None, predictions: Path | None) -> None:
     import json
 
     from pgn_edge.cli.eval.predictions import write_predictions
@@ -88,9 +97,7 @@ def _write(report: EvalReport, json_path: str | None, html_path: Path | None, pr
     from pgn_edge.cli.eval.run import document
     from pgn_edge.files import write_text
 
-    if json_path == "-":
-        print_json(document(report))
-    elif json_path is not None:
+    if json_path is not None:
         write_text(json_path, json.dumps(document(report), indent=2) + "\n")
     if predictions is not None:
         write_predictions(predictions, report)
