@@ -11,10 +11,10 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from pgn_edge.errors import DataError, TrainingError
 from pgn_edge.progress import Progress, silent
-from pgn_edge.train.compare import complete, require_single, task_head
+from pgn_edge.train.compare import complete, require_single
 from pgn_edge.train.compare_report import Section, write_report
 from pgn_edge.train.config import Schedule, TrainConfig
-from pgn_edge.train.heads import HeadChoice
+from pgn_edge.train.heads import HeadOption, resolve_head
 from pgn_edge.train.recipe import PLACES
 from pgn_edge.train.series import Base, Row, Series, runs_of
 from pgn_edge.train.store import Job, Store
@@ -62,7 +62,7 @@ def ablate(
     base: Base,
     output: Path,
     progress: Progress = silent,
-    head: HeadChoice | None = None,
+    head: HeadOption = "auto",
 ) -> list[Section]:
     """Run what is not there yet, and write `ablate.json`, `ablate.md` and `ablate.html`.
 
@@ -72,7 +72,7 @@ def ablate(
         base: backbone, PGN, budget and seeds; all cells have its learning rate, unless they vary it.
         output: folder of the results, made if it is not there; it may be that of a comparison.
         progress: listener.
-        head: of all cells that do not vary it; None for the one that is found for each data set.
+        head: Head of all cells that do not vary it; `auto` for the one that is found for each data set.
 
     Returns:
         A table for each grid and data set. A cell that cannot be has a row that says why.
@@ -89,7 +89,7 @@ def ablate(
     plan: list[tuple[str, str, Job]] = []
     for name in data:
         require_single(series.data(name))
-        chosen = head or task_head(series.backbone, series.data(name))
+        chosen = resolve_head(head, series.backbone, series.data(name))
         usual = Job("pgn", replace(base.config, data=name, head=chosen), base.schedule)
         default = _completed(usual, series).name
         for grid in grids:
@@ -121,7 +121,8 @@ def _vary(job: Job, name: str, value: Any) -> Job:
 
 
 def _completed(job: Job, series: Series) -> Job:
-    return replace(job, config=complete(job.config, series.backbone))
+    head = resolve_head(job.config.head, series.backbone, series.data(job.config.data))
+    return replace(job, config=complete(replace(job.config, head=head), series.backbone))
 
 
 def _parse(where: str, value: str, kind: Any) -> Any:

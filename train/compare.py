@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from pgn_edge.train.baselines.contenders import CONTENDERS
 from pgn_edge.train.compare_report import Section, write_report
 from pgn_edge.train.config import TrainConfig
 from pgn_edge.train.data.dataset import DataSet
-from pgn_edge.train.heads import HeadChoice, make_head
+from pgn_edge.train.heads import HeadChoice, HeadOption, first_head, resolve_head
 from pgn_edge.train.series import Base, Row, Series, runs_of
 from pgn_edge.train.store import Job, Store
 
@@ -36,7 +36,7 @@ class Contest:
 
     data: tuple[str, ...]
     only: tuple[str, ...] = ()
-    heads: Mapping[str, HeadChoice] = field(default_factory=dict)
+    heads: Mapping[str, HeadOption] = field(default_factory=dict)
     rates: tuple[float, ...] = RATES
 
     def __post_init__(self) -> None:
@@ -95,7 +95,7 @@ def compare(contest: Contest, base: Base, output: Path, progress: Progress = sil
     tasks = [*contest.data, *([contest.united] if MULTI in contenders else [])]
     for data in contest.data:
         require_single(series.data(data))
-    heads = {name: contest.heads.get(name) or task_head(series.backbone, series.data(name)) for name in tasks}
+    heads = {name: resolve_head(contest.heads.get(name, "auto"), series.backbone, series.data(name)) for name in tasks}
     plan = []
     for data in contest.data:
         for name in contenders:
@@ -159,33 +159,13 @@ def complete(config: TrainConfig, backbone: Backbone) -> TrainConfig:
     return config
 
 
-def task_head(backbone: Backbone, data: DataSet) -> HeadChoice:
-    """What prompts are trained with where nobody says otherwise.
-
-    The frozen model's own head where it can name the classes; else its outputs, mapped to classes anew before each
-    epoch; else, of a model with embeddings alone, a new linear layer.
-    """
-    return _first(("zero-shot", "iterative", "linear"), backbone, data)
-
-
 def choose_head(contender: str, chosen: HeadChoice, backbone: Backbone, data: DataSet) -> HeadChoice:
     """The head of one contender, where `chosen` is that of the data set's prompts."""
     rule = CONTENDERS[contender].head
     if rule == "linear":
         return "linear"
     if rule == "tuned":
-        return _first(("tuned", "linear"), backbone, data)
+        return first_head(("tuned", "linear"), backbone, data)
     if rule == "frozen":
-        return chosen if chosen in FIXED_HEADS else _first(("zero-shot", "frequency"), backbone, data)
+        return chosen if chosen in FIXED_HEADS else first_head(("zero-shot", "frequency"), backbone, data)
     return chosen
-
-
-def _first(choices: Sequence[HeadChoice], backbone: Backbone, data: DataSet) -> HeadChoice:
-    """The first head that the backbone can have; the last one if there is none, which then says what is missing."""
-    for choice in choices[:-1]:
-        try:
-            make_head(choice, backbone, data.spaces, 0)
-        except DataError:
-            continue
-        return choice
-    return choices[-1]

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from pgn_edge.errors import TrainingError
 from pgn_edge.geometry import Layout
 from pgn_edge.nn.pgn import GeneratorName, LibrarySpace, Mixing
-from pgn_edge.train.heads import HeadChoice
+from pgn_edge.train.heads import HeadOption
 from pgn_edge.transport import Transport
 
 Optimizer = Literal["adamw", "sgd"]
@@ -105,7 +105,7 @@ class TrainConfig:
         rounded: whether the prompts' pixels are rounded to 256 levels, in training as on a device; `pixel` only.
         transport: what the canvas goes through in training as on its way to the engine, such as `png`, `webp:80` or
             `jpeg:75` (`pgn_edge.transport`), with its pixels rounded; `pixel` only. None for a canvas of floats.
-        head: what turns embeddings into class scores (`pgn_edge.train.heads`).
+        head: Classifier on embeddings (`pgn_edge.train.heads`); checkpoints hold the one that `auto` stands for.
         template: sentence around the class name for text heads; None takes the data set's own.
         white: Value of white in image files of 16 bits a channel; None as for `pgn_edge.images.read_image`.
     """
@@ -125,7 +125,7 @@ class TrainConfig:
     library_std: float | None = None
     rounded: bool = False
     transport: str | None = None
-    head: HeadChoice = "zero-shot"
+    head: HeadOption = "auto"
     template: str | None = None
     white: int | None = None
 

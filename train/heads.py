@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -15,11 +16,47 @@ from pgn_edge.nn.vit import Backbone
 from pgn_edge.train.model import HeadModule, require_outputs
 
 if TYPE_CHECKING:
-    from pgn_edge.train.data.dataset import LabelSpace
+    from pgn_edge.train.data.dataset import DataSet, LabelSpace
 
+LOG = logging.getLogger("pgn_edge.heads")
 IMAGENET_CLASSES = 1000
 
 HeadChoice = Literal["zero-shot", "tuned", "linear", "identity", "frequency", "iterative", "prototypes"]
+HeadOption = Literal["auto", "zero-shot", "tuned", "linear", "identity", "frequency", "iterative", "prototypes"]
+AUTOMATIC: dict[HeadChoice, str] = {
+    "zero-shot": "the frozen model can name the classes",
+    "iterative": "the frozen model cannot name the classes, so its outputs are mapped to them",
+    "linear": "the frozen model can neither name the classes nor be mapped to them, so a new classifier learns",
+}
+
+
+def resolve_head(choice: HeadOption, backbone: Backbone, data: DataSet) -> HeadChoice:
+    """The head that a choice stands for; the log says which one `auto` takes, and why.
+
+    `auto` is the frozen model's own head where that can name the classes, else its outputs, mapped to classes anew
+    before each epoch, else, for a model with embeddings alone, a new linear layer.
+
+    Args:
+        choice: Head that the user asks for.
+        backbone: Frozen ViT with its own head.
+        data: Data set whose classes the head tells apart.
+    """
+    if choice != "auto":
+        return choice
+    found = first_head(tuple(AUTOMATIC), backbone, data)
+    LOG.info("head for %s: %s, since %s", data.name, found, AUTOMATIC[found])
+    return found
+
+
+def first_head(choices: Sequence[HeadChoice], backbone: Backbone, data: DataSet) -> HeadChoice:
+    """The first head that the backbone can have; the last one if there is none, which then says what is missing."""
+    for choice in choices[:-1]:
+        try:
+            make_head(choice, backbone, data.spaces, 0)
+        except DataError:
+            continue
+        return choice
+    return choices[-1]
 
 
 def make_head(choice: HeadChoice, backbone: Backbone, spaces: Sequence[LabelSpace], seed: int) -> HeadModule:

@@ -27,7 +27,7 @@ from pgn_edge.train.data.dataset import DataSet
 from pgn_edge.train.data.samples import Reading, Subset
 from pgn_edge.train.data.table import load_data
 from pgn_edge.train.distributed import make_accelerator
-from pgn_edge.train.heads import make_head
+from pgn_edge.train.heads import HeadOption, make_head, resolve_head
 from pgn_edge.train.loader import EVALUATION_BATCH, in_groups, in_order, read_all
 from pgn_edge.train.loop import ANYWHERE, History, Listeners, fit
 from pgn_edge.train.model import PromptedViT
@@ -50,6 +50,7 @@ class TrainReport:
         history: loss, validation accuracy and speed of each epoch.
         seconds: wall time.
         left_out: images that this process could not read.
+        head: Name of the head that was trained with, never `auto`.
     """
 
     path: Path
@@ -59,6 +60,7 @@ class TrainReport:
     history: History
     seconds: float
     left_out: LeftOut
+    head: HeadOption
 
 
 def train_task(
@@ -100,7 +102,7 @@ def train_task(
     accelerator = make_accelerator(schedule.precision, execution)
     left_out = LeftOut(execution.strict)
     listing = progress if accelerator.is_main_process else silent
-    model, data, preprocess = _prepare(config, schedule.seed, Reading(left_out, config.white, listing))
+    config, model, data, preprocess = _prepare(config, schedule.seed, Reading(left_out, config.white, listing))
     files = _Files(path, config, schedule, data, preprocess, left_out)
     if not resume and accelerator.is_main_process:
         files.forget()
@@ -124,7 +126,7 @@ def train_task(
         if not path.exists() or load_checkpoint(path).held_out is None:
             files.save(model, history, _held_out(model, data, preprocess, accelerator.device, progress))
         files.warm.unlink(missing_ok=True)
-    return TrainReport(path, model, data, preprocess, history, perf_counter() - start, left_out)
+    return TrainReport(path, model, data, preprocess, history, perf_counter() - start, left_out, config.head)
 
 
 @torch.no_grad()
@@ -144,8 +146,12 @@ def _held_out(
     return HeldOut(whole, head.scores(whole).max(axis=1).astype(np.float32))
 
 
-def _prepare(config: TrainConfig, seed: int, reading: Reading) -> tuple[PromptedViT, DataSet, Preprocess]:
-    """The model as training begins, the same for the same seed, its data, and the preprocessing of its images."""
+def _prepare(config: TrainConfig, seed: int, reading: Reading) -> tuple[TrainConfig, PromptedViT, DataSet, Preprocess]:
+    """What training begins with, the same for the same seed.
+
+    Returns:
+        Configuration with the head that `auto` stands for, model, data, and preprocessing of its images.
+    """
     backbone = load_backbone(config.backbone, config.weights)
     vit = backbone.vit
     geometry = vit.geometry(config.prompts, config.layout)
@@ -153,8 +159,9 @@ def _prepare(config: TrainConfig, seed: int, reading: Reading) -> tuple[Prompted
     data = load_data(config.data, config.root, template=config.template, reading=reading)
     data.require_training()
     data.require_readable(reading.left_out)
+    config = replace(config, head=resolve_head(config.head, backbone, data))
     model = build_model(config, backbone, geometry, data, seed)
-    return model, data, vit.spec.preprocess.with_size(geometry.content_hw)
+    return config, model, data, vit.spec.preprocess.with_size(geometry.content_hw)
 
 
 def build_model(config: TrainConfig, backbone: Backbone, geometry: Geometry, data: DataSet, seed: int) -> PromptedViT:
@@ -173,7 +180,7 @@ def build_model(config: TrainConfig, backbone: Backbone, geometry: Geometry, dat
     """
     torch.manual_seed(seed)
     pgn = build_pgn(config, backbone.vit, geometry)
-    head = make_head(config.head, backbone, data.spaces, seed)
+    head = make_head(resolve_head(config.head, backbone, data), backbone, data.spaces, seed)
     return PromptedViT(backbone.vit, pgn, head, geometry, config.carrier)
 
 

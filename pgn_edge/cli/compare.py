@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pgn_edge.cli.console import json_option, print_json, print_table, progress_bar, strict_option, weights_option
+from pgn_edge.cli.console import (
+    HEADS,
+    json_option,
+    print_json,
+    print_table,
+    progress_bar,
+    strict_option,
+    weights_option,
+)
 
 if TYPE_CHECKING:
     from pgn_edge.train.compare_report import Section
@@ -18,7 +26,6 @@ if TYPE_CHECKING:
 
 AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
 PLACES, BUDGET = ("backbone", "root", "weights", "template"), ("epochs", "warm_start", "batch", "seed")
-HEADS = ("zero-shot", "tuned", "linear", "identity", "frequency", "iterative", "prototypes")
 CONTENDERS = (
     *("zero-shot", "linear-probe", "full-fine-tuning", "padding", "fixed-patch", "random-patch"),
     *("constant", "cnn", "pgn", "multi-pgn"),
@@ -142,7 +149,7 @@ def compare(
 @click.command()
 @_common
 @click.option("--grid", "grids", multiple=True, required=True, help="OPTION=VALUE,VALUE,…; give it again.")
-@click.option("--head", type=click.Choice(HEADS), help="Of all cells.  [default: what fits the data set]")
+@click.option("--head", type=click.Choice(HEADS), help="Head of all cells.  [default: the recipe's, or auto]")
 @click.option(
     "-o",
     "--output",
@@ -163,7 +170,7 @@ def ablate(output: Path, grids: tuple[str, ...], head: Any, as_json: bool, **opt
     recipe, base = _read(options)
     parsed = [parse_grid(grid) for grid in grids]
     with progress_bar() as progress:
-        sections = run(options["data"], parsed, base, output, progress, head or recipe.config.get("head"))
+        sections = run(options["data"], parsed, base, output, progress, head or recipe.config.get("head", "auto"))
     _show("ablate", "Ablations", sections, output, as_json)
 
 

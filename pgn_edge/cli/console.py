@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pgn_edge.left_out import LeftOut
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+HEADS = ("auto", "zero-shot", "tuned", "linear", "identity", "frequency", "iterative", "prototypes")
 PLAIN_NUMBER = frozenset("0123456789.+-e%")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")

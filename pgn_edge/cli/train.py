@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pgn_edge.cli.console import (
+    HEADS,
     PromptCount,
     json_option,
     layout_option,
@@ -51,7 +52,6 @@ GROUPS = {
     ),
     "Execution": ("device", "workers", "channels_last", "compile", "log_dir", "strict", "save_minutes"),
 }
-HEADS = ("zero-shot", "tuned", "linear", "identity", "frequency", "iterative", "prototypes")
 
 
 class _Grouped(click.Command):
@@ -90,9 +90,9 @@ _TASK = (
     click.option(
         "--head",
         type=click.Choice(HEADS),
-        default="zero-shot",
+        default="auto",
         show_default=True,
-        help="The frozen model's own, the same but trained, a new one, or its outputs as they are mapped to classes.",
+        help="Classifier of the prompts; auto: zero-shot, iterative or linear, the first that fits model and classes.",
     ),
     click.option("--template", help="Sentence with {} for the class name, for text heads."),
     white_option,
@@ -300,6 +300,7 @@ def _document(report: TrainReport) -> dict[str, Any]:
         "seconds": report.seconds,
         "images_per_s": _speed(report),
         "best_epoch": history.best_epoch + 1,
+        "head": report.head,
         "validation_accuracy": history.validation[history.best_epoch],
         "transport": None if transport is None else str(transport),
         "loss": history.loss,

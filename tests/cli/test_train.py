@@ -30,6 +30,42 @@ def test_train_writes_a_checkpoint_and_says_what_comes_next(
     assert load_checkpoint(output).head.labels == ("0", "1")
 
 
+@pytest.fixture
+def own_classes(class_folder: Path, tmp_path: Path, names: tuple[str, str]) -> Path:
+    """`class_folder` with other names."""
+    for number, name in enumerate(names):
+        shutil.copytree(class_folder / str(number), tmp_path / "own" / name)
+    return tmp_path / "own"
+
+
+@pytest.mark.parametrize(
+    ("names", "head", "why"),
+    [
+        (("0", "1"), "zero-shot", "the frozen model can name the classes"),
+        (("cat", "dog"), "iterative", "its outputs are mapped to them"),
+    ],
+    ids=["classes that the model names", "own classes"],
+)
+def test_train_on_own_classes_without_a_head_option_takes_one_that_fits_and_says_why(
+    call, own_classes: Path, use_tiny_backbone, tmp_path: Path, head: str, why: str
+):
+    output = tmp_path / "ckpt.pt"
+    done = call("train", "--data", own_classes, *QUICK, "-o", output, "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["head"] == head
+    assert load_checkpoint(output).provenance["config"]["head"] == head
+    (said,) = [line for line in done.stderr.splitlines() if line.startswith("head for ")]
+    assert f": {head}, since" in said
+    assert said.endswith(why)
+
+
+def test_a_recipe_may_say_auto_and_a_finished_run_resumes(call, class_folder: Path, use_tiny_backbone, tmp_path: Path):
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('head = "auto"\n')
+    command = ("train", "--data", class_folder, *QUICK, "--recipe", recipe, "-o", tmp_path / "ckpt.pt", "--json")
+    assert [json.loads(call(*command, *more).stdout)["head"] for more in ((), ("--resume",))] == ["zero-shot"] * 2
+
+
 def test_train_json_is_one_document(call, class_folder: Path, use_tiny_backbone, tmp_path: Path):
     output = tmp_path / "ckpt.pt"
     options = (
@@ -209,7 +245,8 @@ def test_options_that_do_not_fit(refusal, class_folder: Path, tmp_path: Path, op
 def test_names_that_builtin_cannot_read(refusal, class_folder: Path, tmp_path: Path):
     for source, name in (("0", "cat"), ("1", "dog")):
         (tmp_path / name).symlink_to(class_folder / source)
-    assert "--head linear" in refusal("train", "--data", tmp_path, "-o", tmp_path / "ckpt.pt")
+    command = ("train", "--data", tmp_path, "--head", "zero-shot", "-o", tmp_path / "ckpt.pt")
+    assert "--head linear" in refusal(*command)
 
 
 @pytest.mark.parametrize("folder", ["missing", "file"])

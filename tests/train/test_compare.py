@@ -15,11 +15,12 @@ from pgn_edge.errors import DataError, TrainingError
 from pgn_edge.heads import Head
 from pgn_edge.nn.vit import Backbone, ZeroShot
 from pgn_edge.train.baselines.contenders import CONTENDERS
-from pgn_edge.train.compare import Contest, choose_head, compare, complete, own_config, task_head
+from pgn_edge.train.compare import Contest, choose_head, compare, complete, own_config
 from pgn_edge.train.compare_report import HEADER, Section, cells, markdown, over_seeds, page, summary
 from pgn_edge.train.config import Execution, Schedule, TrainConfig
 from pgn_edge.train.data.dataset import LabelSpace
 from pgn_edge.train.data.table import load_data
+from pgn_edge.train.heads import resolve_head
 from pgn_edge.train.series import Base, Row
 from pgn_edge.train.store import Job, Result
 
@@ -96,7 +97,7 @@ def test_the_head_of_a_data_set(
     labels: tuple[str, ...], wanted: tuple[str, str, str], tiny_backbone: Backbone, bar_folder: Path
 ):
     data = replace(load_data(str(bar_folder)), spaces=(LabelSpace(labels, "{}"),))
-    head = task_head(tiny_backbone, data)
+    head = resolve_head("auto", tiny_backbone, data)
     others = (choose_head(name, head, tiny_backbone, data) for name in ("zero-shot", "full-fine-tuning"))
     assert (head, *others) == wanted
     assert {choose_head(name, head, tiny_backbone, data) for name in ("linear-probe", "cnn")} == {"linear"}
@@ -105,7 +106,7 @@ def test_the_head_of_a_data_set(
 
 def test_a_model_with_embeddings_alone_gets_a_linear_head(tiny_backbone: Backbone, bar_folder: Path):
     bare = replace(tiny_backbone, zero_shot=NoOutputs())
-    assert task_head(bare, load_data(str(bar_folder))) == "linear"
+    assert resolve_head("auto", bare, load_data(str(bar_folder))) == "linear"
 
 
 def test_a_chosen_head_is_the_frozen_models_too_where_it_can_be(tiny_backbone: Backbone, bar_folder: Path):

@@ -248,7 +248,7 @@ def cats_and_dogs(tmp_path: Path) -> Path:
 
 
 def test_names_that_builtin_does_not_know_need_a_linear_head(cats_and_dogs: Path, tmp_path: Path):
-    config, out = TrainConfig(str(cats_and_dogs), generator="constant"), tmp_path / "out"
+    config, out = TrainConfig(str(cats_and_dogs), generator="constant", head="zero-shot"), tmp_path / "out"
     out.mkdir()
     with pytest.raises(DataError, match=r"got 'cat'.*--head linear"):
         train_task(config, QUICK, out / "ckpt.pt")

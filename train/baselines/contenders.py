@@ -22,7 +22,7 @@ from pgn_edge.train.baselines.visual import VisualKind, VisuallyPrompted
 from pgn_edge.train.config import Execution, Schedule, TrainConfig
 from pgn_edge.train.data.dataset import DataSet
 from pgn_edge.train.distributed import make_accelerator
-from pgn_edge.train.heads import make_head
+from pgn_edge.train.heads import make_head, resolve_head
 from pgn_edge.train.loop import Listeners, fit
 from pgn_edge.train.model import HeadModule, PromptedViT
 from pgn_edge.train.start import MLP_SIDE
@@ -62,7 +62,8 @@ class Setting:
 
     def head(self) -> HeadModule:
         """The head as training begins."""
-        return make_head(self.config.head, self.backbone, self.data.spaces, self.schedule.seed)
+        head = resolve_head(self.config.head, self.backbone, self.data)
+        return make_head(head, self.backbone, self.data.spaces, self.schedule.seed)
 
     def preprocess(self, model: nn.Module) -> Preprocess:
         """What the images of `model` go through first."""
