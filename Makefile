@@ -72,6 +72,7 @@ benchmarks: $(READY)
 	$(BIN)/python benchmarks/transport.py
 	$(BIN)/python benchmarks/export_table.py
 	$(BIN)/python benchmarks/performance.py
+	$(BIN)/python benchmarks/readme.py
 
 # The same on a machine with an NVIDIA GPU, and TensorRT, TensorRT-RTX or onnxruntime-gpu.
 benchmarks-gpu: $(READY)
@@ -79,9 +80,11 @@ benchmarks-gpu: $(READY)
 	-$(BIN)/python benchmarks/gpu/chain.py
 	-$(BIN)/python benchmarks/training.py --device cuda --samples 100 --waiting-steps 20 --output benchmarks/results/gpu
 	$(BIN)/python benchmarks/performance.py
+	$(BIN)/python benchmarks/readme.py
 
 performance: $(READY)
 	$(BIN)/python benchmarks/performance.py
+	$(BIN)/python benchmarks/readme.py
 
 clean:
 	rm -rf $(VENV) build dist runs *.egg-info

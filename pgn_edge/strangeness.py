@@ -1,8 +1,11 @@
 """Strangeness: how unlike the held-out images of training a frame is, from its embedding and its best score.
 
-Two signals are ranked against held-out images and averaged. One is the distance of the embedding from the nearest of a
-few centres of held-out embeddings. The other is doubt, 1 minus the best score. Each misses what the other sees: a
-picture that is turned over keeps a high score, and a dark one lies near a centre.
+Two signals are ranked against held-out images. One is the distance of the embedding from the nearest of a few centres
+of held-out embeddings. The other is doubt, 1 minus the best score. Each misses what the other sees: a picture that is
+turned over keeps a high score, and a dark one lies near a centre. Their p-values are multiplied, so that one signal
+alone can make a frame strange.
+
+Source: Fisher, "Statistical Methods for Research Workers", 1932, section 21.1, on the product of p-values.
 """
 
 from __future__ import annotations
@@ -86,8 +89,8 @@ class Strangeness:
             others = _centres(points[folds != fold])
             distances[folds == fold] = 1 - (points[folds == fold] @ others.T).max(axis=1)
         doubts = 1 - scores.astype(np.float64)
-        ranks = _ranks(np.sort(distances), distances) + _ranks(np.sort(doubts), doubts)
-        limit = float(np.sort(ranks / 2)[strange_rank(count) - 1])
+        products = _p_values(np.sort(distances), distances) * _p_values(np.sort(doubts), doubts)
+        limit = float(np.sort(1 - products)[strange_rank(count) - 1])
         return cls(
             centres=_centres(points).round(DIGITS).astype(np.float32),
             distances=np.sort(distances).round(DIGITS).astype(np.float32),
@@ -101,7 +104,7 @@ class Strangeness:
         return len(self.distances)
 
     def of(self, embedding: np.ndarray, score: float) -> float:
-        """Strangeness of one frame, 0..1: the mean share of held-out images that are less strange by each signal.
+        """Strangeness of one frame, 0..1: 1 minus the product of the p-values of both signals.
 
         Args:
             embedding: (D,) float32, finite.
@@ -109,8 +112,10 @@ class Strangeness:
         """
         length = math.sqrt(float(embedding @ embedding))
         distance = 1 - float((self.centres @ embedding).max()) / max(length, 1e-12)
-        ranks = self.distances.searchsorted(distance) + self.doubts.searchsorted(1 - score)
-        return float(ranks) / (2 * self.images)
+        count = self.images
+        farther = count - int(self.distances.searchsorted(distance))
+        doubted = count - int(self.doubts.searchsorted(1 - score))
+        return 1 - (farther + 1) * (doubted + 1) / (count + 1) ** 2
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
@@ -172,8 +177,10 @@ def _log_beta(a: float, b: float) -> float:
     return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
 
 
-def _ranks(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
-    return ordered.searchsorted(values) / len(ordered)
+def _p_values(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Share of held-out images whose signal is at least as large, the frame itself counted too."""
+    larger = len(ordered) - ordered.searchsorted(values)
+    return np.asarray((larger + 1) / (len(ordered) + 1))
 
 
 def _unit(embeddings: np.ndarray) -> np.ndarray:

@@ -91,3 +91,15 @@ def test_block(folder: Path, language: str, text: str):
 def test_a_block_that_fails_is_seen(tmp_path: Path, language: str, text: str):
     child = subprocess.run(commands(language, text), cwd=tmp_path, capture_output=True, check=False, timeout=60)
     assert child.returncode != 0
+
+
+def test_measured_numbers_are_those_of_the_committed_results(monkeypatch: pytest.MonkeyPatch):
+    """`python benchmarks/readme.py` writes them; a number that is typed in is noticed."""
+    monkeypatch.syspath_prepend(str(README.parent / "benchmarks"))
+    import readme
+
+    text = README.read_text()
+    assert readme.filled(text, README.parent / "benchmarks/results") == text
+    measured = re.compile(r"\d+\.\d+ ?(?:%|s\b|times|x\b|ms)")
+    outside = re.sub(r"<!-- numbers: .*?<!-- end of numbers -->", "", text, flags=re.DOTALL)
+    assert measured.findall(outside) == []

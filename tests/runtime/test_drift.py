@@ -174,6 +174,50 @@ def test_a_bundle_without_held_out_images_has_no_alarm():
     assert (drift.strange, drift.alarm_share, drift.alarm) == (None, None, False)
 
 
+# The demo's task: embeddings and scores of its frames in several scenes, as benchmarks/drift.py kept them.
+
+
+def scenes() -> dict[str, tuple[bool, list[tuple[np.ndarray, float]]]]:
+    """Frames by scene, and whether answers stay right there."""
+    found = {}
+    with np.load(Path(__file__).with_name("drift_frames.npz")) as kept:
+        for number, (name, harmless) in enumerate(zip(kept["names"], kept["harmless"], strict=True)):
+            embeddings = kept[f"embeddings_{number}"].astype(np.float32)
+            frames = list(zip(embeddings, kept[f"scores_{number}"].tolist(), strict=True))
+            found[str(name)] = bool(harmless), frames
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained() -> Strangeness:
+    with np.load(Path(__file__).with_name("drift_frames.npz")) as kept:
+        known = Strangeness.measure(kept["embeddings_held_out"].astype(np.float32), kept["scores_held_out"])
+    assert known is not None
+    return known
+
+
+SCENES = scenes()
+
+
+def test_night_black_frames_upside_down_and_another_data_set_are_among_the_scenes():
+    harmful = {name for name, (harmless, _) in SCENES.items() if not harmless}
+    assert {"night", "black", "upside down", "another data set (counts)"} <= harmful
+    assert {"unchanged", "dusk"} <= SCENES.keys() - harmful
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_the_alarm_sounds_where_answers_go_wrong_and_nowhere_else(trained: Strangeness, scene: str):
+    """Unchanged, dark, black, turned, shifted, blurred and foreign frames of the demo's task, on which
+    `entropy_z` stays between -1 and 1."""
+    harmless, frames = SCENES[scene]
+    monitor = Monitor(dataclasses.replace(PROFILE, strangeness=trained), 3)
+    for embedding, score in frames:
+        monitor.observe(np.full((3, 4), 0.25, np.float32), embedding, score)
+    drift = monitor.read()
+    assert drift is not None
+    assert drift.alarm != harmless, drift
+
+
 # A task, from its export to its frames.
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ def run_demo(folder: Path, epochs: int, seed: int, progress: Progress) -> dict[s
         raise OutputError(
             str(folder), expected="a folder that can be made", got=exc.strerror or str(exc), do="choose another"
         ) from exc
-    step = _Steps(progress, total=8)
+    began, step = perf_counter(), _Steps(progress, total=8)
     trained = _train(folder, Schedule(epochs=epochs, seed=seed), step)
     with step("export"):
         exported = _export(folder)
@@ -109,6 +110,7 @@ def run_demo(folder: Path, epochs: int, seed: int, progress: Progress) -> dict[s
         "latency_ms": document["stats_ms"],
         "tax": {key: document[key] for key in ("adaptation_tax", "extra_token_ms", "bytes_per_frame")},
         "environment": document["environment"],
+        "seconds": perf_counter() - began,
     }
     clip = (folder / "annotated.mp4").read_bytes()
     write_text(folder / "report.html", demo_html(results, trained.pgn, answers["pgn_fp16"], samples, bench, clip))
