@@ -52,8 +52,10 @@ def _export_speed(document: Document) -> str:
     seconds = [export["seconds"] for export in document["exports"]]
     cores = document["environment"]["usable_cores"]
     span = f"{min(seconds):.1f} to {max(seconds):.1f} s"
-    return f"Exporting a task for CLIP ViT-B/32 with its whole parity ladder took {span} on {cores} cores "
+    return (
+        f"Exporting a task for CLIP ViT-B/32 with its whole parity ladder took {span} on {cores} cores\n"
         "(`python benchmarks/export_speed.py`, [results](benchmarks/results/export_speed.md))."
+    )
 
 
 def _chain(document: Document) -> str:

@@ -10,6 +10,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ import torch
 from hypothesis import settings
 
 import pgn_edge.nn.backbones
+import pgn_edge.redact
 from pgn_edge.export.frozen import VitOptions, export_vit
 from pgn_edge.export.task import ExportOptions, export_task
 from pgn_edge.nn.builtin import CharacterNet
@@ -57,6 +59,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.relative_to(TESTS).as_posix().startswith(WAITING):
             item.add_marker(pytest.mark.waits)
+
+
+@pytest.fixture(autouse=True)
+def _forget_secrets() -> Iterator[None]:
+    """Forget the passwords of a test after it: a process knows secrets for as long as it lives, and hides them."""
+    before = pgn_edge.redact._REGISTRY._secrets
+    yield
+    pgn_edge.redact._REGISTRY._secrets = before
 
 
 class TinyPair(NamedTuple):
