@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -65,18 +66,39 @@ def read_image(path: str | Path, white: int | None = None) -> np.ndarray:
     dtype('uint8')
     """
     # Not cv2.imread: some versions return half a JPEG without a word.
+    return _read(str(path), lambda: open(path, "rb"), white)
+
+
+def decode_image(data: bytes, name: str, white: int | None = None) -> np.ndarray:
+    """Decode one image from memory, as `read_image` does from a file.
+
+    Args:
+        data: Content of an image file.
+        name: Name of the image, for messages.
+        white: Value of white in files of 16 bits a channel; see `read_image`.
+
+    Returns:
+        (h, w, 3) uint8 RGB, contiguous.
+
+    Raises:
+        DataError: It is damaged or of another format, or does not say what is white.
+    """
+    return _read(name, lambda: io.BytesIO(data), white)
+
+
+def _read(name: str, opened: Callable[[], BinaryIO], white: int | None) -> np.ndarray:
     require_white(white)
     try:
-        with open(path, "rb") as file:
-            return _decode(path, file, white)
+        with opened() as file:
+            return _decode(name, file, white)
     except DataError:
         raise
     except FileNotFoundError as exc:
-        raise DataError(str(path), expected="an image", got="no such file", do="check the path") from exc
+        raise DataError(name, expected="an image", got="no such file", do="check the path") from exc
     except UnidentifiedImageError as exc:  # its text names an object in memory
-        raise _undecodable(path, "another kind of file") from exc
+        raise _undecodable(name, "another kind of file") from exc
     except Exception as exc:  # damage makes Pillow's plugins raise errors of any kind
-        raise _undecodable(path, str(exc) or type(exc).__name__) from exc
+        raise _undecodable(name, str(exc) or type(exc).__name__) from exc
 
 
 def _decode(path: str | Path, file: BinaryIO, white: int | None) -> np.ndarray:
