@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from pgn_edge.errors import PgnEdgeError
 from pgn_edge.extras import import_tomllib
+from pgn_edge.file_kind import require_kind
 
 SECRET_KEYS = frozenset({"token", "password", "authorization", "x-api-key", "api-key"})
 PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")  # of a camera, in its address
@@ -69,6 +70,7 @@ def read_toml(path: Path, error: type[PgnEdgeError], expected: str = "a config")
     except OSError as exc:
         raise error(str(path), expected=expected, got=exc.strerror or str(exc), do="check the path") from exc
     except (ValueError, RecursionError) as exc:
+        require_kind(path, error=error, expected=f"{expected} in TOML")
         do = "correct this place in the file"
         raise error(str(path), expected="TOML in UTF-8", got=_reason(exc), do=do) from exc
     return values

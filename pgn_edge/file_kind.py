@@ -89,13 +89,14 @@ def find_kind(path: str | Path) -> Kind | None:
     return _by_start(path, start)
 
 
-def require_kind(path: str | Path, *wanted: Kind, error: type[PgnEdgeError]) -> None:
+def require_kind(path: str | Path, *wanted: Kind, error: type[PgnEdgeError], expected: str = "") -> None:
     """Refuse a file of another kind than a command takes; files of no known kind are left to their reader.
 
     Args:
         path: Path of the file.
         wanted: Kinds that are taken here.
         error: Class of the error.
+        expected: Name of the file that is wanted; empty for the names of the kinds.
 
     Raises:
         PgnEdgeError: of the given class, with the kind of the file and what to do with it.
@@ -105,7 +106,7 @@ def require_kind(path: str | Path, *wanted: Kind, error: type[PgnEdgeError]) -> 
         return
     raise error(
         str(path),
-        expected=" or ".join(ABOUT[each].name for each in wanted),
+        expected=expected or " or ".join(ABOUT[each].name for each in wanted),
         got=ABOUT[kind].name,
         do=ABOUT[kind].use.replace("FILE", str(path)),
     )

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pgn_edge.damage import find_damage
 from pgn_edge.depth import FULL_WHITE, UnstatedWhiteError, read_16_bits
 from pgn_edge.errors import DataError
+from pgn_edge.file_kind import require_kind
 
 # Not .gif: as a source of frames it is a video.
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -96,6 +97,7 @@ def _read(name: str, opened: Callable[[], BinaryIO], white: int | None) -> np.nd
     except FileNotFoundError as exc:
         raise DataError(name, expected="an image", got="no such file", do="check the path") from exc
     except UnidentifiedImageError as exc:  # its text names an object in memory
+        require_kind(name, "image", error=DataError)
         raise _undecodable(name, "another kind of file") from exc
     except Exception as exc:  # damage makes Pillow's plugins raise errors of any kind
         raise _undecodable(name, str(exc) or type(exc).__name__) from exc

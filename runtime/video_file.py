@@ -11,6 +11,7 @@ import numpy as np
 
 from pgn_edge.errors import DataError
 from pgn_edge.extras import cv2
+from pgn_edge.file_kind import require_kind
 from pgn_edge.runtime.mp4 import shown_times
 from pgn_edge.runtime.sources import DEFAULT_FPS, HIGHEST_FPS, INDEXED_SUFFIXES, STATED_SUFFIXES, Frame, Missing
 
@@ -43,6 +44,7 @@ class VideoSource:
             self._first_missing = ""
             self._next = self._read()
             if self._next is None:
+                require_kind(path, "video", "image", error=DataError, expected="a video or an image")
                 raise DataError(
                     self.name,
                     expected="a video that OpenCV decodes, or an image",

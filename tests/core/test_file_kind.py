@@ -80,6 +80,12 @@ WRONG = {
         ["import", "{checkpoint}", "--backbone", "builtin", "--labels", "cifar100", "-o", "{folder}/new.pt"],
         "checkpoint",
     ),
+    "predict task.pgn": (["predict", "{bundle}", "--vit", "{vit}", "--task", "{bundle}"], "bundle"),
+    "predict vit.onnx": (["predict", "{vit}", "--vit", "{vit}", "--task", "{bundle}"], "vit"),
+    "run --source ckpt.pt": (["run", "--source", "{checkpoint}", "--vit", "{vit}", "--task", "{bundle}"], "checkpoint"),
+    "run --config task.pgn": (["run", "--config", "{bundle}"], "bundle"),
+    "train --recipe ckpt.pt": (["train", "--data", "digits", "--recipe", "{checkpoint}"], "checkpoint"),
+    "eval vit.onnx": (["eval", "{vit}", "--data", "digits", "--vit", "{vit}"], "vit"),
     "inspect picture.png": (["inspect", "{image}"], "image"),
     "inspect script.pt": (["inspect", "{torchscript}"], "torchscript"),
 }

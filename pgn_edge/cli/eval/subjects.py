@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from pgn_edge.errors import DataError, PairingError
+from pgn_edge.file_kind import require_kind
 from pgn_edge.left_out import LeftOut, Reason
 from pgn_edge.nn.backbones import load_backbone
 from pgn_edge.progress import Progress
@@ -155,6 +156,7 @@ def open_subjects(
         if path in paths[:place]:
             raise DataError(path, expected="each subject once", got="the same twice", do="name it once")
         if Path(path).suffix not in (".pt", ".pgn"):
+            require_kind(path, "checkpoint", "bundle", error=DataError)
             raise DataError(
                 path, expected="a checkpoint (.pt) or a bundle (.pgn)", got=repr(Path(path).suffix), do="name another"
             )
