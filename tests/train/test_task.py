@@ -12,17 +12,20 @@ import pytest
 import torch
 from PIL import Image
 
+import pgn_edge.train.task as task_module
 from pgn_edge.bundle import read_bundle
 from pgn_edge.errors import CheckpointError, DataError, GeometryError, OutputError, PgnEdgeError, TrainingError
 from pgn_edge.export.task import export_task
 from pgn_edge.nn.checkpoint import load_checkpoint
+from pgn_edge.nn.generator import make_generator
 from pgn_edge.nn.vit import Backbone
 from pgn_edge.runtime import Runtime
 from pgn_edge.train.config import Execution, Schedule, TrainConfig
+from pgn_edge.train.data.table import load_data
 from pgn_edge.train.loader import read_all
-from pgn_edge.train.loop import accuracy, predict
+from pgn_edge.train.loop import Listeners, accuracy, predict
 from pgn_edge.train.model import HeadModule
-from pgn_edge.train.task import train_task
+from pgn_edge.train.task import Remap, build_model, train_task
 
 QUICK = Schedule(epochs=2, warm_start=1, batch=8, lr=0.01)
 
@@ -153,6 +156,29 @@ def test_resume_brings_a_lost_checkpoint_back(config: TrainConfig, tmp_path: Pat
     assert equal(pgn_state(tmp_path / "ckpt.pt"), before)
 
 
+def test_the_generator_starts_out_from_what_the_warm_start_learned(
+    config: TrainConfig, use_tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+):
+    made: list[torch.nn.Module] = []
+
+    def kept(*arguments: object) -> torch.nn.Module:
+        made.append(make_generator(*arguments))  # type: ignore[arg-type]
+        return made[-1]
+
+    monkeypatch.setattr(task_module, "make_generator", kept)
+    data, vit = load_data(config.data), use_tiny_backbone.vit
+    model = build_model(config, use_tiny_backbone, vit.geometry(config.prompts, config.layout), data, 0)
+    assert model.pgn is not None
+    before = {name: tensor.clone() for name, tensor in model.pgn.state_dict().items()}
+    task_module._warm_start(model.pgn, data, vit.spec.preprocess, QUICK, Listeners(), Execution("cpu"))
+    (net,) = made
+    after, learned = model.pgn.generator.state_dict(), net.features()  # type: ignore[union-attr,operator]
+    assert learned
+    for name, tensor in learned.items():
+        assert torch.equal(after[name], tensor), name
+    assert any(not torch.equal(before[f"generator.{name}"], tensor) for name, tensor in learned.items())
+
+
 def test_an_interrupted_warm_start_goes_on_as_if_nothing_had_happened(config: TrainConfig, tmp_path: Path):
     schedule = replace(QUICK, warm_start=3)
     train_task(config, schedule, tmp_path / "smooth.pt")
@@ -164,6 +190,27 @@ def test_an_interrupted_warm_start_goes_on_as_if_nothing_had_happened(config: Tr
     assert warm == [3, 4, 5, 6], "two steps an epoch: the second epoch begins anew, the first does not"
     assert equal(pgn_state(path), pgn_state(tmp_path / "smooth.pt"))
     assert not (tmp_path / "broken.warm.pt").exists()
+
+
+@pytest.mark.parametrize("head", ["frequency", "iterative"])
+def test_an_iterative_mapping_looks_with_the_prompts_and_a_frequency_mapping_without(
+    config: TrainConfig, head: str, use_tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+):
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(HeadModule, "remap", lambda self, embeddings, labels: seen.append(embeddings))
+    data, vit = load_data(config.data), use_tiny_backbone.vit
+    geometry = vit.geometry(config.prompts, config.layout)
+    model = build_model(replace(config, head=head), use_tiny_backbone, geometry, data, 0)
+    preprocess = vit.spec.preprocess
+    Remap(model, data, preprocess, 0)(0)
+    images = np.stack([preprocess(data.train.read(index)) for index in range(len(data.train))])
+    x = torch.from_numpy(preprocess.normalise(images))
+    with torch.no_grad():
+        own, other = model.vit(x), model.embed(x)
+    if head == "iterative":
+        own, other = other, own
+    torch.testing.assert_close(seen[0], own, rtol=0, atol=1e-5)
+    assert not torch.allclose(seen[0], other, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("head", ["frequency", "iterative"])
