@@ -39,6 +39,23 @@ def test_torch_and_deployed_agree_on_digits(call, tiny_pair, tiny_checkpoint: Pa
     assert torch["where"].startswith("torch on ")
 
 
+def test_every_subject_is_compared_with_the_first_one(
+    call, tiny_checkpoint: Path, class_folder: Path, use_tiny_backbone, tmp_path: Path
+):
+    """The third subject is a copy of the second: against its neighbour it would differ in nothing."""
+    first = load_checkpoint(tiny_checkpoint)
+    weight = np.random.default_rng(0).normal(0, 1, (10, 128))
+    second = replace(first, head=Head.linear(weight, np.zeros(10), first.head.labels))
+    save_checkpoint(tmp_path / "second.pt", second)
+    shutil.copy(tmp_path / "second.pt", tmp_path / "third.pt")
+    subjects = tiny_checkpoint, tmp_path / "second.pt", tmp_path / "third.pt"
+    done = call("eval", *subjects, "--data", class_folder, "--split", "train", "--json")
+    flips = [subject["flips"] for subject in json.loads(done.stdout)["subjects"]]
+    assert flips[0] is None
+    assert flips[1]["max_abs_score"] > 0.01
+    assert flips[2] == flips[1]
+
+
 def test_train_eval_export_eval(call, class_folder: Path, tiny_pair, use_tiny_backbone, tmp_path: Path):
     checkpoint, data = tmp_path / "ckpt.pt", ("--data", class_folder)
     quick = ("--epochs", 2, "--warm-start", 1, "--batch", 4, "--resolution", 32, "-o", checkpoint, "--json")
