@@ -45,7 +45,7 @@ def test_the_page_holds_every_number_and_escapes_what_it_is_told(samples: list[S
     data = DataSet("tiny", (LabelSpace(("<b>", *bundle.head.labels[1:]), "{}"),), split, split, split, {})
     history = History([1.0, 0.5], [0.25, 0.75])
     model: Any = nn.Identity()
-    trained = TrainReport(tmp_path, model, data, bundle.facts.preprocess, history, 1.0, LeftOut())
+    trained = TrainReport(tmp_path, model, data, bundle.facts.preprocess, history, 1.0, LeftOut(), "zero-shot")
     bench = run_bench(tiny_pair.vit, task=tiny_pair.task, stock=tiny_pair.stock, options=BenchOptions(2, 1, (48, 64)))
     accuracy = {key: 0.101 + index / 100 for index, key in enumerate(NAMES)}
     results = {"accuracy": accuracy, "parity": list(bundle.parity), "certificate": dict(bundle.certificate)}
