@@ -58,7 +58,8 @@ def test_json_on_stdout_and_nothing_else(call, tiny_pair):
 def test_every_output_holds_the_same_samples(call, tiny_pair, tmp_path: Path):
     pytest.importorskip("matplotlib")
     outputs = {name: tmp_path / f"out.{name}" for name in ("json", "csv", "markdown", "html")}
-    options = [part for name, path in outputs.items() for part in (f"--{name}", path)]
+    names = {"json": "--json-file"}
+    options = [part for name, path in outputs.items() for part in (names.get(name, f"--{name}"), path)]
     done = call("bench", "--engine", tiny_pair.vit, "--task", tiny_pair.task, *QUICK, *options)
     assert done.exit_code == 0, done.output
     document = json.loads(outputs["json"].read_text())

@@ -268,7 +268,8 @@ def test_bundles_need_an_engine_and_an_engine_a_bundle(refusal, tiny_pair, tiny_
 
 
 def test_subjects_of_another_kind_or_twice(refusal, tiny_pair, tiny_checkpoint: Path):
-    assert "a checkpoint (.pt) or a bundle (.pgn)" in refusal("eval", tiny_pair.vit, "--data", "digits")
+    line = refusal("eval", tiny_pair.vit, "--data", "digits")
+    assert "expected a training checkpoint or a task bundle, got a ViT engine" in line
     assert "name it once" in refusal("eval", tiny_checkpoint, tiny_checkpoint, "--data", "digits")
 
 

@@ -90,13 +90,13 @@ def test_a_wrong_checksum_of_a_remark_loses_no_picture(tmp_path: Path):
         pytest.param(b"<!DOCTYPE html><title>404", "a web page", id="a download that was refused"),
         pytest.param(b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS", id="git lfs pointer"),
         pytest.param(b"%PDF-1.7", "a PDF file", id="pdf"),
-        pytest.param(b"RIFF\x04\0\0\0AVI ", "another kind of file;", id="a video of the family of WebP"),
+        pytest.param(b"RIFF\x04\0\0\0AVI ", "a video; give it to pgn-edge run", id="a video of the family of WebP"),
         pytest.param(b"no image at all", "another kind of file;", id="a text"),
     ],
 )
 def test_another_kind_of_file_with_the_suffix_of_a_jpeg_is_named(tmp_path: Path, data: bytes, says: str):
     (tmp_path / "photo.jpg").write_bytes(data)
-    with pytest.raises(DataError, match=rf"photo\.jpg: expected an image .*got .*{says}"):
+    with pytest.raises(DataError, match=rf"photo\.jpg: expected an image.*got .*{says}"):
         read_image(tmp_path / "photo.jpg")
 
 
