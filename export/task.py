@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -154,7 +154,7 @@ def export_task(
         parity=tuple(rung.to_json() for rung in rungs),
         numerics=proof.graph.numerics,
         profile=proof.profile,
-        provenance={**checkpoint.provenance, "checkpoint_sha256": sha256_file(checkpoint_path)},
+        provenance={**_shipped(checkpoint.provenance), "checkpoint_sha256": sha256_file(checkpoint_path)},
     )
     if options.onnx_path is not None:
         write_bytes(options.onnx_path, pgn_onnx)
@@ -211,6 +211,25 @@ def _require_pixels(checkpoint: Checkpoint, vit: FrozenViT) -> None:
     )
     if own != task:
         raise ExportError("--uint8", expected=f"the ViT's own {own}", got=task, do="export without --uint8")
+
+
+def _shipped(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What a bundle tells of its training: names of files and data, without the folders of the user's machine."""
+    config, facts = provenance.get("config"), provenance.get("facts")
+    shipped = dict(provenance)
+    if isinstance(config, Mapping):
+        places = {name: _names(config[name]) for name in ("data", "root", "weights") if name in config}
+        shipped["config"] = {**config, **places}
+    if isinstance(facts, Mapping) and "source" in facts and "://" not in str(facts["source"]):
+        shipped["facts"] = {**facts, "source": _names(facts["source"])}
+    return shipped
+
+
+def _names(paths: object) -> object:
+    """Last parts of some paths with commas between them; anything but a text as it is."""
+    if not isinstance(paths, str):
+        return paths
+    return ",".join(PurePath(path).name or path for path in paths.split(","))
 
 
 @dataclass(frozen=True)

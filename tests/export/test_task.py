@@ -26,7 +26,7 @@ from pgn_edge.errors import CheckpointError, DataError, ExportError, InversionEr
 from pgn_edge.export.legality import PROOF
 from pgn_edge.export.parity import run_all
 from pgn_edge.export.precision import to_half
-from pgn_edge.export.task import ExportOptions, export_task
+from pgn_edge.export.task import ExportOptions, _shipped, export_task
 from pgn_edge.export.task_ladder import DISTANCE_FRAMES, EIGHT_BITS, GOLDEN_FRAMES
 from pgn_edge.nn.builtin import PREPROCESS, CharacterNet
 from pgn_edge.nn.checkpoint import load_checkpoint, save_checkpoint
@@ -210,6 +210,32 @@ def test_a_foreign_backbone_is_refused_with_both_fingerprints(
     assert "cd" * 32 in str(caught.value)
     assert use_tiny_backbone.vit.fingerprint() in str(caught.value)
     assert not (tmp_path / "task.pgn").exists()
+
+
+def test_a_bundle_names_data_and_weights_without_the_folders_of_the_machine(
+    tiny_checkpoint: Path, use_tiny_backbone: Backbone, tmp_path: Path
+):
+    config = {"data": "/home/anna/pets,digits", "root": "/home/anna/sets", "weights": None}
+    provenance = {"config": config, "facts": {"source": "/home/anna/pets"}, "seed": 1}
+    export_task(change(tmp_path, tiny_checkpoint, provenance=provenance), tmp_path / "task.pgn")
+    found = read_bundle(tmp_path / "task.pgn").provenance
+    assert found["config"] == {"data": "pets,digits", "root": "sets", "weights": None}
+    assert found["facts"] == {"source": "pets"}
+    assert found["seed"] == 1
+    assert b"anna" not in (tmp_path / "task.pgn").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("config", "facts"),
+    [
+        pytest.param({"weights": "/home/anna/vit.pt#ema"}, {}, id="weights with a key"),
+        pytest.param({}, {"source": "https://archive.ics.uci.edu/dataset/80"}, id="the address of a data set"),
+    ],
+)
+def test_names_of_files_and_addresses_are_kept(config: dict[str, Any], facts: dict[str, Any]):
+    shipped = _shipped({"config": config, "facts": facts})
+    assert shipped["config"] == ({"weights": "vit.pt#ema"} if config else {})
+    assert shipped["facts"] == facts
 
 
 def test_another_epoch_of_a_backbone_whose_patch_projection_was_locked_is_refused(
