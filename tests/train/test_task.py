@@ -104,7 +104,8 @@ def test_a_trained_task_exports_and_answers_as_it_did(
     exported = export_task(tmp_path / "ckpt.pt", tmp_path / "task.pgn")
     assert exported.parity
     assert all(rung.passed for rung in exported.parity)
-    assert read_bundle(tmp_path / "task.pgn").provenance["config"] == config.to_json()
+    shipped = {**config.to_json(), "data": Path(config.data).name}
+    assert read_bundle(tmp_path / "task.pgn").provenance["config"] == shipped
     if layout == "append":
         with Runtime(tiny_pair.vit, {"bars": tmp_path / "task.pgn"}) as runtime:
             frames_bgr = [
